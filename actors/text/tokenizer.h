@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,6 +12,7 @@
 namespace troupe {
 
 class Checkpoint;
+struct PromptPiece;
 
 /// Text <-> token ids: byte-level BPE with the model's own pre-tokenizer, or SentencePiece-style
 /// BPE with byte fallback. Read from GGUF metadata or tokenizer.json. Immutable; any thread.
@@ -28,6 +30,10 @@ class Tokenizer {
   /// `text` is valid UTF-8. Time linear in its length (up to log factors) for any input.
   [[nodiscard]] virtual std::vector<int32_t> encode(std::string_view text,
                                                     const EncodeOptions& options) const = 0;
+  /// The pieces of a rendered conversation as one text: control tokens are recognised only where
+  /// the template wrote them, all other text is encoded as if it had no pieces.
+  [[nodiscard]] virtual std::vector<int32_t> encode_pieces(
+      std::span<const PromptPiece> pieces) const = 0;
   /// The bytes this token stands for, maybe half a character; control tokens give their text.
   [[nodiscard]] virtual std::string_view bytes(int32_t token) const = 0;
   /// A control token (bos, eos, <|im_start|>...), left out of text when special tokens are skipped.

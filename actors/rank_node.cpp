@@ -1,0 +1,100 @@
+// The rank process's node: an executor on its worker thread, joined to the gateway.
+
+#include "actors/rank_node.h"
+#include "actors/model_shape.h"
+#include "actors/node.h"
+#include "actors/rank_actor.h"
+#include "actors/system_config.h"
+#include "gpu/communicator.h"
+#include "gpu/executor.h"
+
+#include <caf/actor_system.hpp>
+#include <caf/openssl/remote_actor.hpp>
+#include <caf/send.hpp>
+
+#include <future>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+namespace troupe {
+namespace {
+
+// The first end that anybody reports is the rank's.
+class End {
+ public:
+  void set(Status status) {
+    std::call_once(once_, [&] { promise_.set_value(std::move(status)); });
+  }
+  Status wait() { return promise_.get_future().get(); }  // once
+
+ private:
+  std::once_flag once_;
+  std::promise<Status> promise_;
+};
+
+}  // namespace
+
+RankJoin make_join(const Checkpoint& checkpoint, const RankOptions& options,
+                   const Communicator& communicator) {
+  RankJoin join;
+  join.job = options.job;
+  join.rank = communicator.rank();
+  join.n_ranks = communicator.size();
+  join.n_slots = options.executor.n_slots;
+  join.max_rows = options.executor.max_rows;
+  join.max_step_tokens = options.executor.max_step_tokens;
+  join.model = model_shape(checkpoint.config());
+  join.version = kVersion;
+  return join;
+}
+
+std::shared_ptr<RankWorker> make_rank_worker(const RouterPort& router, uint64_t job, int32_t rank,
+                                             std::function<void(const std::string&)> failed) {
+  RankWorker::Callbacks callbacks;
+  callbacks.done = [router, job, rank](StepResult&& result) {
+    if (rank != 0) result.sampled.clear();  // the digest says that they are the same
+    caf::anon_send(router, job, rank, std::move(result));
+  };
+  callbacks.failed = [router, job, failed = std::move(failed)](const std::string& what) {
+    caf::anon_send(router, failed_atom_v, job, what);
+    if (failed) failed(what);
+  };
+  return std::make_shared<RankWorker>(std::move(callbacks));
+}
+
+RankWorker::Run make_run(std::shared_ptr<Executor> executor) {
+  return [executor = std::move(executor)](const StepPlan& plan) { return executor->run(plan); };
+}
+
+Status run_rank(const Checkpoint& checkpoint, const RankOptions& options,
+                Communicator& communicator) {
+  SystemConfig config(&options.tls);
+  caf::actor_system system(config);
+  close_remote_services(system);
+  auto router = caf::openssl::remote_actor<RouterPort>(system, options.host, options.port);
+  if (!router) {
+    return fail(ErrorCode::kUnavailable, "cannot join the gateway at " + options.host + ":" +
+                                             std::to_string(options.port) + ": " +
+                                             system.render(router.error()));
+  }
+  const auto end = std::make_shared<End>();  // shared by this thread, the actor and the worker
+  const auto worker = make_rank_worker(
+      *router, options.job, communicator.rank(),
+      [end](const std::string& what) { end->set(fail(ErrorCode::kInternal, what)); });
+  const Status built = worker->start([&]() -> Result<RankWorker::Run> {
+    auto executor = Executor::create(checkpoint, options.executor, communicator);
+    if (!executor) return executor.error();
+    return make_run(std::shared_ptr<Executor>(std::move(*executor)));
+  });
+  if (!built) return built;
+  system.spawn<StateActor<RankHandle, RankState>>(
+      make_join(checkpoint, options, communicator), *router, worker,
+      [end](Status status) { end->set(std::move(status)); });
+  Status status = end->wait();
+  communicator.abort();  // siblings may be gone: do not wait for them in a collective
+  worker->stop();
+  return status;
+}
+
+}  // namespace troupe

@@ -1,0 +1,95 @@
+#pragma once
+
+#include "actors/engine.h"
+#include "actors/router/admission.h"
+#include "actors/router/replica.h"
+#include "actors/router/request.h"
+#include "gpu/step.h"
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace troupe {
+
+struct RouterLimits {
+  int32_t max_context = 0;        // tokens, prompt + output
+  int32_t max_queue = 256;        // waiting requests that never ran
+  int64_t max_queue_tokens = 0;   // their prompt tokens
+  int32_t max_step_tokens = 512;  // budget of one step, prefill and decode together
+  int32_t plans_in_flight = 2;    // per replica
+  Micros queue_timeout = 0;       // 0 = none
+};
+
+/// What the shell has to do after an event: send plans to replicas, updates to detokenizers.
+struct Decision {
+  std::vector<std::pair<uint64_t, StepPlan>> plans;  // job, plan: to every rank of the job
+  std::vector<RequestUpdate> updates;
+};
+
+/// The router: which request runs where, which token lives in which slot. A pure state machine:
+/// time is passed in; no clock, no threads, no I/O. Events change the state, plan() then says what
+/// to do. One thread.
+class Router {
+ public:
+  explicit Router(const RouterLimits& limits);
+  ~Router();
+
+  // --- events ---
+  /// A new request; refused with an immediate kFinished when a limit says so.
+  void submit(TokenizedRequest&& request, Micros now);
+  /// The client left. Announces kCancelled; unknown ids are ignored.
+  void cancel(RequestId id, Micros now);
+  /// A stop string was found: the end has been announced by the detokenizer already.
+  void finish(RequestId id, Micros now);
+  /// A complete replica is there. Returns its epoch.
+  uint64_t replica_ready(const ReplicaInfo& info, Micros now);
+  /// Its ranks are gone: its requests wait again and keep the tokens that they have.
+  void replica_lost(uint64_t job, Micros now);
+  /// A rank reports a step. Rank 0's report carries the tokens, the others' only the digest.
+  /// An error means that the ranks disagree: the replica cannot be trusted and must be dropped.
+  [[nodiscard]] Status apply(uint64_t job, int32_t rank, const StepResult& result, Micros now);
+  /// Deadlines and queue timeouts; call it every 100 ms or so.
+  void tick(Micros now);
+  /// New requests are refused from now on.
+  void drain() { draining_ = true; }
+
+  /// Admits and plans as far as the limits allow, and hands over everything that is to be sent.
+  Decision plan(Micros now);
+
+  [[nodiscard]] EngineStats stats() const;
+  /// Aborts if the books do not balance (design invariants 1, 2 and 11). O(everything); for tests.
+  void check_invariants() const;
+
+ private:
+  Request* find(RequestId id);
+  void announce_end(Request& r, FinishReason reason, Error error, Micros now);
+  void end(Request& r, FinishReason reason, Error error, Micros now);
+  void settle(Request& r, Micros now);
+  void wait(Request& r, Micros now);
+  void leave_queue(const Request& r);
+  void take_token(Request& r, const SampledToken& sampled, Micros now);
+  void admit(Micros now);
+  bool plan_step(Replica& replica, StepPlan& plan);
+  bool add_work(Replica& replica, Request& r, int32_t n_tokens, StepPlan& plan);
+  void make_room(Replica& replica);
+
+  RouterLimits limits_;
+  Admission admission_;
+  bool draining_ = false;
+  uint64_t last_epoch_ = 0;
+  std::unordered_map<RequestId, std::unique_ptr<Request>> requests_;
+  std::deque<Request*> waiting_;   // by submission time, so that moved and paused ones come first
+  int64_t queued_new_tokens_ = 0;  // prompt tokens of waiting requests that never ran
+  int32_t queued_new_ = 0;
+  std::map<uint64_t, std::unique_ptr<Replica>> replicas_;  // by job
+  std::vector<RequestUpdate> updates_;
+  EngineStats stats_;
+};
+
+}  // namespace troupe

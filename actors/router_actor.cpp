@@ -1,0 +1,120 @@
+#include "actors/router_actor.h"
+
+#include "actors/clock.h"
+
+#include <chrono>
+#include <utility>
+
+namespace troupe {
+namespace {
+
+constexpr Micros kPublishEvery = 50'000;
+constexpr std::chrono::milliseconds kTick{100};
+
+}  // namespace
+
+RouterState::RouterState(RouterHandle::pointer self, RouterSetup setup)
+    : self_(self),
+      setup_(std::move(setup)),
+      router_(setup_.limits),
+      roster_(setup_.model, setup_.version),
+      outbox_(setup_.detokenizers.size()) {}
+
+RouterHandle::behavior_type RouterState::make_behavior() {
+  self_->set_down_handler([this](const caf::down_msg& down) {
+    lose(roster_.job_of(down.source),
+         "a rank is gone (" + self_->system().render(down.reason) + ")");
+  });
+  self_->delayed_send(self_, kTick, clock_atom_v);
+  publish_stats();
+  return {
+      [this](enlist_atom, const RankJoin& join, const RankHandle& rank) { enlist(join, rank); },
+      [this](uint64_t job, int32_t rank, const StepResult& result) {
+        const Status status = router_.apply(job, rank, result, steady_micros());
+        if (!status) lose(job, status.error().message);
+        if (rank == 0) flush();
+      },
+      [this](failed_atom, uint64_t job, const std::string& what) { lose(job, what); },
+      [this](TokenizedRequest& request) {
+        router_.submit(std::move(request), steady_micros());
+        flush();
+      },
+      [this](cancel_atom, RequestId id) {
+        router_.cancel(id, steady_micros());
+        flush();
+      },
+      [this](finish_atom, RequestId id) {
+        router_.finish(id, steady_micros());
+        flush();
+      },
+      [this](dismiss_atom, uint64_t job) {
+        for (const uint64_t each : roster_.jobs()) {
+          if (job == 0 || each == job) lose(each, "dismissed");
+        }
+      },
+      [this](drain_atom) {
+        router_.drain();
+        publish_stats();
+      },
+      [this](clock_atom) {
+        router_.tick(steady_micros());
+        flush();
+        publish_stats();
+        self_->delayed_send(self_, kTick, clock_atom_v);
+      },
+  };
+}
+
+void RouterState::enlist(const RankJoin& join, const RankHandle& rank) {
+  auto replica = roster_.enlist(join, rank);
+  if (!replica) {
+    self_->send(rank, refused_atom_v, replica.error().message);
+    return;
+  }
+  self_->monitor(rank);
+  if (replica->n_ranks == 0) return;
+  router_.replica_ready(*replica, steady_micros());
+  flush();
+  publish_stats();
+  setup_.on_replica({ReplicaEvent::Kind::kReady, join.job, {}});
+}
+
+// Drops a whole replica: its ranks are told to leave, its requests wait for another.
+void RouterState::lose(uint64_t job, const std::string& reason) {
+  if (roster_.ranks(job).empty()) return;
+  for (const RankHandle& rank : roster_.ranks(job)) {
+    if (!rank) continue;
+    self_->demonitor(rank.address());
+    self_->send(rank, dismiss_atom_v);
+  }
+  roster_.remove(job);
+  router_.replica_lost(job, steady_micros());
+  flush();
+  publish_stats();
+  setup_.on_replica({ReplicaEvent::Kind::kLost, job, reason});
+}
+
+// Sends what the router decided: plans to all ranks of a replica, updates to the detokenizers.
+void RouterState::flush() {
+  const Micros now = steady_micros();
+  Decision decision = router_.plan(now);
+  for (const auto& [job, plan] : decision.plans) {
+    for (const RankHandle& rank : roster_.ranks(job)) self_->send(rank, plan);
+  }
+  for (RequestUpdate& update : decision.updates) {
+    outbox_[update.id % outbox_.size()].push_back(std::move(update));
+  }
+  for (size_t i = 0; i < outbox_.size(); ++i) {
+    if (outbox_[i].empty()) continue;
+    self_->send(setup_.detokenizers[i], std::move(outbox_[i]));
+    outbox_[i].clear();
+  }
+  if (now - published_ > kPublishEvery) publish_stats();
+}
+
+void RouterState::publish_stats() {
+  published_ = steady_micros();
+  setup_.stats->set(router_.stats());
+}
+
+}  // namespace troupe
