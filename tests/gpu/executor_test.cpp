@@ -3,6 +3,7 @@
 #include "gpu/memory_plan.h"
 #include "gpu/step_digest.h"
 #include "nccl/communicators.h"
+#include "tests/support/run_plans.h"
 #include "tests/support/step_script.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
