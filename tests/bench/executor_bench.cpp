@@ -1,0 +1,178 @@
+// The bare executor loop, without actors or HTTP: what everything above it is measured against.
+//
+//   executor_bench MODEL [--ranks N] [--repeat K] [--exact]     ranks on threads of this process
+//   mpirun -n N executor_bench MODEL ...                        one process a rank
+//
+// Prints one JSON line per case with the median over the repeats.
+#include "gpu/executor.h"
+#include "gpu/model/checkpoint.h"
+#include "nccl/communicators.h"
+#include "tests/support/run_ranks.h"
+#include "tests/support/step_script.h"
+
+#ifdef TROUPE_BENCH_MPI
+#include <mpi.h>
+#endif
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace troupe {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+  std::string model;
+  int32_t ranks = 2;
+  int32_t repeat = 5;
+  std::string only;  // run cases whose name contains this
+  ExecutorOptions executor;
+};
+
+/// `streams` rows with `context` tokens each, prefilled outside the measurement unless
+/// `n_decode` is 0; then the prefill is what is measured.
+struct Case {
+  const char* name;
+  int32_t streams;
+  int32_t context;
+  int32_t n_decode;
+};
+constexpr Case kCases[] = {
+    {"decode_1_after_16", 1, 16, 128},  {"decode_1_after_1024", 1, 1024, 64},
+    {"decode_16_after_16", 16, 16, 64}, {"prefill_512", 1, 512, 0},
+    {"prefill_1024", 1, 1024, 0},
+};
+
+/// Plans of a case; the first `n_setup` are not measured.
+struct Work {
+  std::vector<StepPlan> plans;
+  size_t n_setup = 0;
+  int32_t tokens = 0;
+};
+
+Work make_work(const Case& c, const ExecutorOptions& options) {
+  test::StepScript script(options.n_slots, 1);
+  std::vector<int32_t> prompt(static_cast<size_t>(c.context));
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int32_t>(100 + i * 37 % 40000);
+  SamplingParams sampling;
+  sampling.temperature = 0;
+  Work work;
+  for (int32_t row = 0; row < c.streams; ++row) {
+    for (int32_t at = 0; at < c.context; at += options.max_step_tokens) {
+      const int32_t n = std::min(options.max_step_tokens, c.context - at);
+      script.begin_step();
+      if (at == 0) script.open(row, c.context, sampling);
+      script.feed(row, std::span(prompt).subspan(static_cast<size_t>(at), static_cast<size_t>(n)),
+                  at + n == c.context);
+    }
+  }
+  if (c.n_decode > 0) work.n_setup = script.plans().size();
+  for (int32_t i = 0; i < c.n_decode; ++i) {
+    script.begin_step();
+    for (int32_t row = 0; row < c.streams; ++row) script.decode(row);
+  }
+  work.plans = script.plans();
+  work.tokens = c.n_decode > 0 ? c.n_decode * c.streams : c.context;
+  return work;
+}
+
+int32_t run_rank(const Options& options, Communicator& communicator, const char* transport) {
+  const auto start = Clock::now();
+  auto checkpoint = Checkpoint::open(options.model);
+  if (!checkpoint) {
+    std::fprintf(stderr, "%s\n", checkpoint.error().message.c_str());
+    return 2;
+  }
+  auto created = Executor::create(**checkpoint, options.executor, communicator);
+  if (!created) {
+    std::fprintf(stderr, "%s\n", created.error().message.c_str());
+    return 2;
+  }
+  Executor& executor = **created;
+  const std::chrono::duration<double> load = Clock::now() - start;
+  const auto memory = executor.memory();
+  const bool first = communicator.rank() == 0;
+  if (first)
+    std::printf(
+        "{\"bench\":\"executor\",\"case\":\"load\",\"ranks\":%d,\"transport\":\"%s\","
+        "\"seconds\":%.3f,\"weights_mb\":%.1f,\"kv_mb\":%.1f,\"workspace_mb\":%.1f}\n",
+        communicator.size(), transport, load.count(), static_cast<double>(memory.weights) / 1e6,
+        static_cast<double>(memory.kv) / 1e6, static_cast<double>(memory.workspace) / 1e6);
+  for (const Case& c : kCases) {
+    if (std::string(c.name).find(options.only) == std::string::npos) continue;
+    const Work work = make_work(c, options.executor);
+    std::vector<double> seconds;
+    for (int32_t i = 0; i <= options.repeat; ++i) {
+      executor.reset();
+      for (size_t p = 0; p < work.n_setup; ++p) executor.run(work.plans[p]);
+      const auto begin = Clock::now();
+      for (size_t p = work.n_setup; p < work.plans.size(); ++p) executor.run(work.plans[p]);
+      const std::chrono::duration<double> took = Clock::now() - begin;
+      if (i > 0) seconds.push_back(took.count());  // the first warms up
+    }
+    std::sort(seconds.begin(), seconds.end());
+    if (first)
+      std::printf(
+          "{\"bench\":\"executor\",\"case\":\"%s\",\"ranks\":%d,\"transport\":\"%s\","
+          "\"threads\":%d,\"repeat\":%d,\"tokens_per_s\":%.1f,\"best_tokens_per_s\":%.1f}\n",
+          c.name, communicator.size(), transport, options.executor.n_threads, options.repeat,
+          work.tokens / seconds[seconds.size() / 2], work.tokens / seconds.front());
+    std::fflush(stdout);
+  }
+  return 0;
+}
+
+int32_t parse(int argc, char** argv, Options& options) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string arg = argv[i];
+    const auto number = [&] { return i + 1 < argc ? std::atoi(argv[++i]) : 0; };
+    if (arg == "--ranks") {
+      options.ranks = number();
+    } else if (arg == "--threads") {
+      options.executor.n_threads = number();
+    } else if (arg == "--repeat") {
+      options.repeat = number();
+    } else if (arg == "--only" && i + 1 < argc) {
+      options.only = argv[++i];
+    } else if (arg == "--exact") {
+      options.executor.weights = WeightMode::kExact;
+      options.executor.kv = DType::kF32;
+    } else {
+      options.model = arg;
+    }
+  }
+  if (!options.model.empty() && options.ranks >= 1 && options.repeat >= 1) return 0;
+  std::fprintf(stderr,
+               "usage: executor_bench MODEL [--ranks N] [--threads N] [--repeat K] "
+               "[--only CASE] [--exact]\n");
+  return 2;
+}
+
+}  // namespace
+}  // namespace troupe
+
+int main(int argc, char** argv) {
+  troupe::Options options;
+  if (troupe::parse(argc, argv, options) != 0) return 2;
+#ifdef TROUPE_BENCH_MPI
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr) {
+    int provided = 0;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+    const int32_t rc = troupe::run_rank(options, *troupe::make_mpi_communicator(), "mpi");
+    MPI_Finalize();
+    return rc;
+  }
+#endif
+  std::vector<int32_t> codes(static_cast<size_t>(options.ranks));
+  troupe::test::run_ranks(options.ranks, [&](troupe::Communicator& c) {
+    codes[static_cast<size_t>(c.rank())] = troupe::run_rank(options, c, "threads");
+  });
+  return *std::max_element(codes.begin(), codes.end());
+}
