@@ -4,14 +4,22 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 #include <utility>
 
 namespace troupe {
 namespace {
 
-uint64_t pair_key(int32_t left, int32_t right) {
-  return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32U) | static_cast<uint32_t>(right);
+/// Spreads what tells pairs apart over all bits (the finaliser of splitmix64).
+uint64_t pair_hash(int32_t left, int32_t right) {
+  uint64_t x =
+      (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32U) | static_cast<uint32_t>(right);
+  x = (x ^ (x >> 30U)) * 0xbf58476d1ce4e5b9U;
+  x = (x ^ (x >> 27U)) * 0x94d049bb133111ebU;
+  return x ^ (x >> 31U);
 }
+
+uint64_t text_hash(std::string_view text) { return std::hash<std::string_view>{}(text); }
 
 /// Later candidates are "greater": std::push_heap keeps the first one on top.
 struct After {
@@ -64,19 +72,20 @@ Result<Bpe> Bpe::make(const Vocabulary& v, std::vector<std::string> texts) {
   bpe.byte_level_ = v.byte_level;
   bpe.ignore_merges_ = v.ignore_merges;
   bpe.fuse_unknown_ = v.fuse_unknown;
-  bpe.ids_.reserve(v.tokens.size());
+  bpe.ids_ = HashIndex(v.tokens.size());
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     if (v.outside_bpe[i]) continue;
     if (v.tokens[i].empty()) {
       return fail(ErrorCode::kBadModel, "token " + std::to_string(i) + " is empty");
     }
-    bpe.ids_.emplace(bpe.texts_[i], static_cast<int32_t>(i));
+    if (bpe.find_token(bpe.texts_[i]) < 0) {  // of equal texts the first counts
+      bpe.ids_.insert(text_hash(bpe.texts_[i]), static_cast<int32_t>(i));
+    }
     bpe.longest_ = std::max(bpe.longest_, bpe.texts_[i].size());
   }
   for (size_t b = 0; b < 256; ++b) {
     const char byte = static_cast<char>(b);
-    const auto it = bpe.ids_.find(std::string_view(&byte, 1));
-    bpe.byte_ids_[b] = v.byte_level && it != bpe.ids_.end() ? it->second : -1;
+    bpe.byte_ids_[b] = v.byte_level ? bpe.find_token(std::string_view(&byte, 1)) : -1;
   }
   if (v.byte_fallback) {
     for (size_t i = 0; i < v.tokens.size(); ++i) {
@@ -89,6 +98,18 @@ Result<Bpe> Bpe::make(const Vocabulary& v, std::vector<std::string> texts) {
   const Status order = v.scores.empty() ? bpe.read_merges(v) : bpe.read_scores(v);
   if (!order) return order.error();
   return bpe;
+}
+
+int32_t Bpe::find_token(std::string_view text) const {
+  return ids_.find(text_hash(text),
+                   [&](int32_t id) { return texts_[static_cast<size_t>(id)] == text; });
+}
+
+int32_t Bpe::find_merge(int32_t left, int32_t right) const {
+  return ranks_.find(pair_hash(left, right), [&](int32_t rank) {
+    const Merge& merge = merges_[static_cast<size_t>(rank)];
+    return merge.left == left && merge.right == right;
+  });
 }
 
 Status Bpe::check_alphabet() const {
@@ -109,7 +130,11 @@ Status Bpe::check_alphabet() const {
 }
 
 Status Bpe::read_merges(const Vocabulary& v) {
+  if (v.merges.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max() / 2)) {
+    return fail(ErrorCode::kBadModel, "the tokenizer has too many merges");
+  }
   merges_.reserve(v.merges.size());
+  ranks_ = HashIndex(v.merges.size());
   std::string left_bytes;
   std::string right_bytes;
   for (size_t rank = 0; rank < v.merges.size(); ++rank) {
@@ -122,14 +147,18 @@ Status Bpe::read_merges(const Vocabulary& v) {
       left_bytes = left_text;
       right_bytes = right_text;
     }
-    const auto left = ids_.find(left_bytes);
-    const auto right = ids_.find(right_bytes);
-    const auto joined = ids_.find(left_bytes + right_bytes);
-    if (!spelled || left == ids_.end() || right == ids_.end() || joined == ids_.end()) {
+    const Merge merge{find_token(left_bytes), find_token(right_bytes),
+                      find_token(left_bytes + right_bytes)};
+    if (!spelled || merge.left < 0 || merge.right < 0 || merge.joined < 0) {
       return fail(ErrorCode::kBadModel, "merge " + std::to_string(rank) + " ('" + left_text +
                                             "' + '" + right_text + "') names an unknown token");
     }
-    merges_[pair_key(left->second, right->second)] = {static_cast<int32_t>(rank), joined->second};
+    if (find_merge(merge.left, merge.right) >= 0) {
+      return fail(ErrorCode::kBadModel, "merge " + std::to_string(rank) + " ('" + left_text +
+                                            "' + '" + right_text + "') is listed twice");
+    }
+    merges_.push_back(merge);
+    ranks_.insert(pair_hash(merge.left, merge.right), static_cast<int32_t>(rank));
   }
   return ok_status();
 }
@@ -159,24 +188,23 @@ void Bpe::push_candidate(std::string_view word, int32_t left, Scratch& scratch) 
   const uint32_t length = a.length + b.length;
   if (score_rank_.empty()) {
     if (a.id < 0 || b.id < 0) return;
-    const auto it = merges_.find(pair_key(a.id, b.id));
-    if (it == merges_.end()) return;
-    scratch.heap.push_back({it->second.rank, left, it->second.id, length});
+    const int32_t rank = find_merge(a.id, b.id);
+    if (rank < 0) return;
+    scratch.heap.push_back({rank, left, merges_[static_cast<size_t>(rank)].joined, length});
   } else {
     if (length > longest_) return;
-    const auto it = ids_.find(word.substr(a.begin, length));
-    if (it == ids_.end()) return;
-    const int32_t rank = score_rank_[static_cast<size_t>(it->second)];
-    scratch.heap.push_back({rank, left, it->second, length});
+    const int32_t id = find_token(word.substr(a.begin, length));
+    if (id < 0) return;
+    scratch.heap.push_back({score_rank_[static_cast<size_t>(id)], left, id, length});
   }
   std::push_heap(scratch.heap.begin(), scratch.heap.end(), After{});
 }
 
 void Bpe::encode(std::string_view word, std::vector<int32_t>& out, Scratch& scratch) const {
   if (ignore_merges_) {
-    const auto it = ids_.find(word);
-    if (it != ids_.end()) {
-      out.push_back(it->second);
+    const int32_t id = find_token(word);
+    if (id >= 0) {
+      out.push_back(id);
       return;
     }
   }
@@ -191,8 +219,7 @@ void Bpe::encode(std::string_view word, std::vector<int32_t>& out, Scratch& scra
     } else {
       const Utf8Head head = utf8_head(word.substr(at));
       length = head.length;
-      const auto it = ids_.find(word.substr(at, length));
-      if (it != ids_.end()) id = it->second;
+      id = find_token(word.substr(at, length));
     }
     // A byte that the vocabulary lacks is not there at all: its neighbours may join.
     if (!byte_level_ || id >= 0) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "actors/text/hash_index.h"
 #include "actors/text/vocabulary.h"
 #include "gpu/base/result.h"
 
@@ -7,7 +8,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 namespace troupe {
@@ -21,11 +21,6 @@ class Bpe {
   /// Takes from `v` merges, scores, outside_bpe (one entry a token) and flags.
   /// kBadModel as make_tokenizer says.
   static Result<Bpe> make(const Vocabulary& v, std::vector<std::string> texts);
-
-  Bpe(const Bpe&) = delete;  // ids_ points into texts_
-  Bpe& operator=(const Bpe&) = delete;
-  Bpe(Bpe&&) = default;
-  Bpe& operator=(Bpe&&) = default;
 
   /// Buffers that calls of one thread reuse.
   struct Scratch {
@@ -48,8 +43,8 @@ class Bpe {
 
  private:
   struct Merge {
-    int32_t rank;
-    int32_t id;
+    int32_t left, right;  // ids
+    int32_t joined;
   };
   Bpe() = default;
   Status read_merges(const Vocabulary& v);
@@ -57,11 +52,15 @@ class Bpe {
   Status check_alphabet() const;
   void push_candidate(std::string_view word, int32_t left, Scratch& scratch) const;
 
+  [[nodiscard]] int32_t find_token(std::string_view text) const;        // -1 = none
+  [[nodiscard]] int32_t find_merge(int32_t left, int32_t right) const;  // rank, -1 = none
+
   std::vector<std::string> texts_;
-  std::unordered_map<std::string_view, int32_t> ids_;  // keys live in texts_
-  std::unordered_map<uint64_t, Merge> merges_;         // left id << 32 | right id
-  std::vector<int32_t> score_rank_;                    // by id; empty when merges_ decide
-  std::array<int32_t, 256> byte_ids_{};                // "<0x0A>" or the byte's own token, or -1
+  HashIndex ids_;                        // text -> id
+  std::vector<Merge> merges_;            // by rank
+  HashIndex ranks_;                      // left id, right id -> rank
+  std::vector<int32_t> score_rank_;      // by id; empty when merges_ decide
+  std::array<int32_t, 256> byte_ids_{};  // "<0x0A>" or the byte's own token, or -1
   size_t longest_ = 0;
   int32_t unknown_ = -1;
   bool byte_level_ = false;
