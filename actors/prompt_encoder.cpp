@@ -74,7 +74,10 @@ Result<std::vector<int32_t>> PromptEncoder::encode_chat(const std::vector<ChatMe
     // Everything after the last message's words closes the turn: leave it out.
     while (!pieces.empty() && pieces.back().from_template) pieces.pop_back();
   }
-  return tokenizer_->encode_pieces(pieces);
+  std::vector<Tokenizer::TextPiece> texts;
+  texts.reserve(pieces.size());
+  for (const PromptPiece& piece : pieces) texts.push_back({piece.text, piece.from_template});
+  return tokenizer_->encode_pieces(texts, false);
 }
 
 Result<TokenizedRequest> PromptEncoder::prepare(RequestId id, GenerateRequest&& request,

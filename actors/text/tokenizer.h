@@ -12,7 +12,6 @@
 namespace troupe {
 
 class Checkpoint;
-struct PromptPiece;
 
 /// Text <-> token ids: byte-level BPE with the model's own pre-tokenizer, or SentencePiece-style
 /// BPE with byte fallback. Read from GGUF metadata or tokenizer.json. Immutable; any thread.
@@ -28,13 +27,23 @@ class Tokenizer {
                                  // from the chat template only, never for a user's own words
   };
   /// `text` is valid UTF-8. Time linear in its length (up to log factors) for any input.
-  [[nodiscard]] virtual std::vector<int32_t> encode(std::string_view text,
-                                                    const EncodeOptions& options) const = 0;
-  /// The pieces of a rendered conversation as one text: control tokens are recognised only where
-  /// the template wrote them, all other text is encoded as if it had no pieces.
-  [[nodiscard]] virtual std::vector<int32_t> encode_pieces(
-      std::span<const PromptPiece> pieces) const = 0;
-  /// The bytes this token stands for, maybe half a character; control tokens give their text.
+  [[nodiscard]] std::vector<int32_t> encode(std::string_view text,
+                                            const EncodeOptions& options) const {
+    const TextPiece piece{text, options.parse_special};
+    return encode_pieces(std::span(&piece, 1), options.add_special);
+  }
+
+  /// A stretch of a prompt, valid UTF-8 on its own.
+  struct TextPiece {
+    std::string_view text;
+    bool parse_special = false;
+  };
+  /// Encodes the concatenation of `pieces` as one text, so that words may span pieces; a control
+  /// token is recognised only where all of it lies in pieces with parse_special.
+  [[nodiscard]] virtual std::vector<int32_t> encode_pieces(std::span<const TextPiece> pieces,
+                                                           bool add_special) const = 0;
+  /// The bytes this token stands for, maybe half a character; control tokens give their text. Empty
+  /// for ids outside of the vocabulary (models pad their embedding).
   [[nodiscard]] virtual std::string_view bytes(int32_t token) const = 0;
   /// A control token (bos, eos, <|im_start|>...), left out of text when special tokens are skipped.
   [[nodiscard]] virtual bool is_special(int32_t token) const = 0;
