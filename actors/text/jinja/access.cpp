@@ -292,9 +292,8 @@ Value Interpreter::call_method(const Value& self, const std::string& name,
   const Text& part = text_argument(arguments, 0, "sub");
   const size_t hit = text.bytes().find(part.bytes());
   if (name == "find") {
-    return Value::integer(hit == std::string::npos ? -1
-                                                   : static_cast<int64_t>(length(
-                                                         text.bytes().substr(0, hit))));
+    return Value::integer(
+        hit == std::string::npos ? -1 : static_cast<int64_t>(length(text.bytes().substr(0, hit))));
   }
   if (name == "count") {
     if (part.empty()) return Value::integer(static_cast<int64_t>(length(text.bytes())) + 1);

@@ -11,7 +11,8 @@ namespace troupe::jinja {
 namespace {
 
 const Text& string_operand(const Value& value) {
-  if (value.as_text() == nullptr) fail_with("the filter needs a string, not a " + value.type_name());
+  if (value.as_text() == nullptr)
+    fail_with("the filter needs a string, not a " + value.type_name());
   return *value.as_text();
 }
 
@@ -118,8 +119,8 @@ Value json(Interpreter& run, const Value& operand, const Arguments& arguments) {
     fail_with("tojson does not support 'ensure_ascii'");
   }
   run.budget().charge_product(operand.weight(), 64);  // escapes and indentation
-  return Value::text(to_json(operand, integer(arguments, 1, "indent", -1),
-                             flag(arguments, 3, "sort_keys")));
+  return Value::text(
+      to_json(operand, integer(arguments, 1, "indent", -1), flag(arguments, 3, "sort_keys")));
 }
 
 Value string(Interpreter& run, const Value& operand, const Arguments&) {

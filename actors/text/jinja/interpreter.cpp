@@ -144,10 +144,9 @@ void Interpreter::execute_set(const Stmt& stmt) {
   auto items = space->items;
   const Value* old = find(*space, stmt.attribute);
   if (old != nullptr) {
-    items[static_cast<size_t>(
-              std::find_if(space->items.begin(), space->items.end(),
-                           [&](const auto& item) { return &item.second == old; }) -
-              space->items.begin())]
+    items[static_cast<size_t>(std::find_if(space->items.begin(), space->items.end(),
+                                           [&](const auto& item) { return &item.second == old; }) -
+                              space->items.begin())]
         .second = value;
   } else {
     items.emplace_back(Value::text(stmt.attribute), value);

@@ -43,6 +43,8 @@ class Interpreter {
   Text text_of(const Value& value);
   bool equals(const Value& a, const Value& b);
   bool contains(const Value& container, const Value& item);
+  Value binary(const std::string& op, const Value& left, const Value& right);
+  bool compare(const std::string& op, const Value& left, const Value& right);
 
  private:
   enum class Flow { kNormal, kBreak, kContinue };
@@ -72,10 +74,8 @@ class Interpreter {
 
   // operators.cpp
   Value unary(const std::string& op, const Value& value);
-  Value binary(const std::string& op, const Value& left, const Value& right);
   Value arithmetic(const std::string& op, const Value& left, const Value& right);
   Value repeat(const Value& value, int64_t count);
-  bool compare(const std::string& op, const Value& left, const Value& right);
   Value slice(const Value& object, const Value& start, const Value& stop, const Value& step);
 
   friend struct Recursion;
@@ -84,7 +84,7 @@ class Interpreter {
   int32_t depth_ = 0;
   Scope globals_;
   std::vector<Scope> scopes_;  // [0] is the template's top level
-  size_t visible_ = 1;         // scopes from here on, and [0], are seen (macros hide their caller's)
+  size_t visible_ = 1;  // scopes from here on, and [0], are seen (macros hide their caller's)
 };
 
 }  // namespace troupe::jinja

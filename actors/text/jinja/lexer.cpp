@@ -11,9 +11,7 @@ namespace {
 using Kind = Token::Kind;
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_name_start(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
-}
+bool is_name_start(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 
 /// Line ends become \n, and the last one is dropped.
 std::string normalize(std::string_view source) {
@@ -219,7 +217,7 @@ class Lexer {
     char32_t value = 0;
     for (size_t i = 0; i < digits; ++i, advance(at_ + 1)) {
       const char c = peek();
-      const int digit = is_digit(c)               ? c - '0'
+      const int digit = is_digit(c)              ? c - '0'
                         : (c >= 'a' && c <= 'f') ? c - 'a' + 10
                         : (c >= 'A' && c <= 'F') ? c - 'A' + 10
                                                  : -1;
@@ -274,7 +272,8 @@ class Lexer {
     for (const std::string_view symbol : kSymbols) {
       if (!next_is(symbol)) continue;
       const char c = symbol.front();
-      if (c == '(' || c == '[' || c == '{') brackets.push_back(c == '(' ? ')' : c == '[' ? ']' : '}');
+      if (c == '(' || c == '[' || c == '{')
+        brackets.push_back(c == '(' ? ')' : c == '[' ? ']' : '}');
       if (c == ')' || c == ']' || c == '}') {
         if (brackets.empty() || brackets.back() != c) {
           throw Failure(line_, std::string("unexpected '") + c + "'");

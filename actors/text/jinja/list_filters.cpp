@@ -7,8 +7,8 @@ namespace troupe::jinja {
 namespace {
 
 constexpr std::array<std::string_view, 15> kNames = {
-    "join",   "list",     "map", "selectattr", "rejectattr", "select", "reject", "items",
-    "dictsort", "unique", "reverse", "sort",   "min",        "max",    "sum"};
+    "join",     "list",   "map",     "selectattr", "rejectattr", "select", "reject", "items",
+    "dictsort", "unique", "reverse", "sort",       "min",        "max",    "sum"};
 
 bool flag(const Arguments& arguments, size_t position, std::string_view name) {
   const Value* value = arguments.get(position, name);

@@ -132,8 +132,8 @@ Value Interpreter::unary(const std::string& op, const Value& value) {
   if (op == "not") return Value::boolean(!value.truth());
   int64_t i = 0;
   if (value.as_integer(i)) {
-    return Value::integer(op == "+" ? i : checked(i == INT64_MIN, static_cast<int64_t>(
-                                                                     -static_cast<uint64_t>(i))));
+    return Value::integer(
+        op == "+" ? i : checked(i == INT64_MIN, static_cast<int64_t>(-static_cast<uint64_t>(i))));
   }
   if (!value.is<double>()) mismatch(op, value, value);
   return Value::number(op == "+" ? value.as_double() : -value.as_double());
@@ -223,7 +223,8 @@ Value Interpreter::slice(const Value& object, const Value& start, const Value& s
   std::vector<size_t> at;  // where the characters begin, and the end
   if (text != nullptr) {
     budget_.charge_product(static_cast<int64_t>(text->size()), 8);
-    for (size_t i = 0; i < text->size(); i += code_point_at(text->bytes(), i).bytes) at.push_back(i);
+    for (size_t i = 0; i < text->size(); i += code_point_at(text->bytes(), i).bytes)
+      at.push_back(i);
     at.push_back(text->size());
   }
   const auto size = static_cast<int64_t>(text != nullptr ? at.size() - 1 : list->items.size());

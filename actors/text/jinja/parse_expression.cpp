@@ -105,8 +105,9 @@ ExprPtr Parser::comparison() {
   while (true) {
     constexpr std::array<std::string_view, 6> kSymbols = {"==", "!=", "<", "<=", ">", ">="};
     std::string name;
-    if (at_name("in") || (peek().kind == Kind::kOperator &&
-                          std::find(kSymbols.begin(), kSymbols.end(), peek().text) != kSymbols.end())) {
+    if (at_name("in") ||
+        (peek().kind == Kind::kOperator &&
+         std::find(kSymbols.begin(), kSymbols.end(), peek().text) != kSymbols.end())) {
       name = take().text;
     } else if (at_name("not") && at_name("in", 1)) {
       at_ += 2;

@@ -56,8 +56,8 @@ std::string Parser::expect_any_name() {
 
 void Parser::unexpected() const {
   const Token& token = peek();
-  throw Failure(token.line, token.kind == Kind::kText ? "unexpected text"
-                                                      : "unexpected '" + token.text + "'");
+  throw Failure(token.line,
+                token.kind == Kind::kText ? "unexpected text" : "unexpected '" + token.text + "'");
 }
 
 Block Parser::parse_template() {

@@ -35,8 +35,8 @@ class Parser {
   [[noreturn]] void unexpected() const;
 
   // Expressions, loosest first.
-  ExprPtr expression();   // a if b else c
-  ExprPtr tuple();        // a, b
+  ExprPtr expression();       // a if b else c
+  ExprPtr tuple();            // a, b
   ExprPtr binary(int level);  // or, and, not, comparisons, + -, ~, * / // %, **
   ExprPtr comparison();
   ExprPtr concat();

@@ -18,9 +18,8 @@ std::string float_repr(double d) {
   std::array<char, 400> buffer{};
   const double size = std::fabs(d);
   const bool fixed = size == 0 || (size >= 1e-4 && size < 1e16);
-  const auto end =
-      std::to_chars(buffer.data(), buffer.data() + buffer.size(), d,
-                    fixed ? std::chars_format::fixed : std::chars_format::scientific);
+  const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), d,
+                                 fixed ? std::chars_format::fixed : std::chars_format::scientific);
   std::string text(buffer.data(), end.ptr);
   if (fixed && text.find('.') == std::string::npos) text += ".0";
   return text;

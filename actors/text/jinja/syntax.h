@@ -54,14 +54,14 @@ struct Stmt;
 using Block = std::vector<std::unique_ptr<const Stmt>>;
 
 enum class StmtKind : uint8_t {
-  kText,      // text
-  kPrint,     // expr
-  kIf,        // branches; a null condition is the else
-  kFor,       // targets, expr (the iterable), condition (or null), body, otherwise
-  kSet,       // targets (or name.attribute), expr
-  kSetBlock,  // targets (or name.attribute), body, expr = filters over kName "" (or null)
-  kMacro,     // macro
-  kCallBlock, // body printed in a scope of its own: generation, filter (expr as in kSetBlock)
+  kText,       // text
+  kPrint,      // expr
+  kIf,         // branches; a null condition is the else
+  kFor,        // targets, expr (the iterable), condition (or null), body, otherwise
+  kSet,        // targets (or name.attribute), expr
+  kSetBlock,   // targets (or name.attribute), body, expr = filters over kName "" (or null)
+  kMacro,      // macro
+  kCallBlock,  // body printed in a scope of its own: generation, filter (expr as in kSetBlock)
   kBreak,
   kContinue,
 };

@@ -8,11 +8,11 @@ namespace troupe::jinja {
 namespace {
 
 constexpr std::array<std::string_view, 33> kTests = {
-    "defined",  "undefined",   "none",     "string",  "mapping", "iterable", "sequence",
-    "number",   "integer",     "float",    "boolean", "true",    "false",    "equalto",
-    "eq",       "==",          "ne",       "sameas",  "in",      "odd",      "even",
-    "callable", "divisibleby", "lower",    "upper",   "gt",      "ge",       "lt",
-    "le",       "lessthan",    "greaterthan", "filter", "test"};
+    "defined",  "undefined",   "none",        "string",  "mapping", "iterable", "sequence",
+    "number",   "integer",     "float",       "boolean", "true",    "false",    "equalto",
+    "eq",       "==",          "ne",          "sameas",  "in",      "odd",      "even",
+    "callable", "divisibleby", "lower",       "upper",   "gt",      "ge",       "lt",
+    "le",       "lessthan",    "greaterthan", "filter",  "test"};
 
 int64_t whole(const Value& value) {
   int64_t out = 0;

@@ -156,10 +156,9 @@ bool equal(const Value& a, const Value& b) {
   if (const Text* text = a.as_text()) return text->bytes() == b.as_text()->bytes();
   if (const List* list = a.as_list()) {
     const List* other = b.as_list();
-    return list == other ||
-           (list->tuple == other->tuple &&
-            std::equal(list->items.begin(), list->items.end(), other->items.begin(),
-                       other->items.end(), equal));
+    return list == other || (list->tuple == other->tuple &&
+                             std::equal(list->items.begin(), list->items.end(),
+                                        other->items.begin(), other->items.end(), equal));
   }
   const Dict* dict = a.as_dict();
   const Dict* other = b.as_dict();

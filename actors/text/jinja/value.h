@@ -21,8 +21,8 @@ class Value;
 struct Failure : std::runtime_error {
   Failure(int32_t where, const std::string& what_happened)
       : std::runtime_error(what_happened), line(where) {}
-  int32_t line = 0;             // 0 = not known yet, filled in by the statement around it
-  bool from_template = false;   // what raise_exception said
+  int32_t line = 0;            // 0 = not known yet, filled in by the statement around it
+  bool from_template = false;  // what raise_exception said
 };
 [[noreturn]] inline void fail_with(const std::string& what_happened) {
   throw Failure(0, what_happened);
@@ -96,7 +96,7 @@ class Value {
   // The big kinds; null when the value is of another kind.
   [[nodiscard]] const Text* as_text() const;
   [[nodiscard]] const List* as_list() const;
-  [[nodiscard]] const Dict* as_dict() const;       // namespaces not included
+  [[nodiscard]] const Dict* as_dict() const;  // namespaces not included
   [[nodiscard]] Dict* as_namespace() const;
   [[nodiscard]] const Loop* as_loop() const;
   [[nodiscard]] const Callable* as_callable() const;
