@@ -2,18 +2,18 @@
 
 #include "gpu/base/check.h"
 
-#include <cerrno>
-#include <charconv>
-#include <csignal>
-#include <cstring>
 #include <fcntl.h>
-#include <filesystem>
-#include <fstream>
-#include <sstream>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
 #include <utility>
 
 namespace troupe {
@@ -111,7 +111,8 @@ Result<Job> Job::start(const JobCommand& command) {
 
   std::vector<std::string> arguments = command.argv;
   std::vector<std::string> variables = command.environment;
-  for (char** variable = environ; *variable != nullptr; ++variable) variables.emplace_back(*variable);
+  for (char** variable = environ; *variable != nullptr; ++variable)
+    variables.emplace_back(*variable);
   const auto argv = pointers(arguments);
   const auto environment = pointers(variables);
 

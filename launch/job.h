@@ -2,8 +2,8 @@
 
 #include "gpu/base/result.h"
 
-#include <string>
 #include <sys/types.h>
+#include <string>
 #include <vector>
 
 namespace troupe {

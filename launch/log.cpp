@@ -1,8 +1,8 @@
 #include "launch/log.h"
 
-#include <nlohmann/json.hpp>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
+#include <nlohmann/json.hpp>
 
 namespace troupe {
 namespace {

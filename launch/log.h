@@ -2,8 +2,8 @@
 
 #include "launch/options.h"
 
-#include <memory>
 #include <spdlog/logger.h>
+#include <memory>
 
 namespace troupe {
 

@@ -2,11 +2,11 @@
 
 #include <CLI/CLI.hpp>
 
+#include <sched.h>
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
-#include <sched.h>
 
 namespace troupe {
 namespace {
@@ -90,13 +90,14 @@ void add_serve(CLI::App& app, ServeCommand& serve) {
   app.add_option("--served-model-name", serve.served_name, "Name in the API; default: the model's");
   app.add_option("--api-key-file", serve.api_key_file, "File with one accepted API key a line")
       ->check(CLI::ExistingFile);
+  app.add_flag("--insecure", serve.insecure,
+               "Let other hosts connect without an API key (with a --host that is not loopback)");
   auto* hostfile = app.add_option("--hostfile", serve.hostfile, "Hosts for the ranks, for mpirun")
                        ->check(CLI::ExistingFile);
   app.add_option("--rank-host", serve.rank_host,
                  "Address of this machine that ranks dial; default: loopback, with --hostfile the "
                  "host name");
-  app.add_option("--mpirun", serve.mpirun, "The mpirun to start ranks with")
-      ->capture_default_str();
+  app.add_option("--mpirun", serve.mpirun, "The mpirun to start ranks with")->capture_default_str();
   app.add_flag("--in-process", serve.in_process, "Ranks as threads of this process, no mpirun")
       ->excludes(hostfile);
   app.add_option("--join-file", serve.join_file,

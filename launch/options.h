@@ -47,22 +47,23 @@ struct ServeCommand {
   int32_t max_queue = 256;  // waiting requests
   std::string served_name;  // empty = the model's own name
   std::string api_key_file;
+  bool insecure = false;  // other hosts may connect without a key
   std::string hostfile;
   std::string rank_host;  // where ranks dial in; empty = loopback, with a hostfile this host's name
   std::string mpirun = "mpirun";
   bool in_process = false;
-  std::string join_file;        // empty = in the run directory
-  int32_t drain_timeout = 30;   // seconds
-  int32_t queue_timeout = 60;   // seconds
-  int32_t http_threads = 1;     // of the gateway
+  std::string join_file;       // empty = in the run directory
+  int32_t drain_timeout = 30;  // seconds
+  int32_t queue_timeout = 60;  // seconds
+  int32_t http_threads = 1;    // of the gateway
   int32_t max_connections = 1024;
 };
 
 struct RankCommand {
-  std::string join;        // file, "-" = standard input of rank 0
-  std::string model;       // empty = the path named by the join file
-  int32_t threads = 0;     // 0 = as the join file says
-  int32_t kv_tokens = 0;   // 0 = as the join file says
+  std::string join;       // file, "-" = standard input of rank 0
+  std::string model;      // empty = the path named by the join file
+  int32_t threads = 0;    // 0 = as the join file says
+  int32_t kv_tokens = 0;  // 0 = as the join file says
 };
 
 struct ChatCommand {
@@ -71,14 +72,14 @@ struct ChatCommand {
   std::string system;
   std::string once;  // one prompt, one answer
   bool has_once = false;
-  int32_t max_tokens = 0;  // 0 = the server's default
+  int32_t max_tokens = 0;   // 0 = the server's default
   double temperature = -1;  // < 0 = the server's default
-  int32_t wait = 0;  // seconds to wait for the server
+  int32_t wait = 0;         // seconds to wait for the server
   std::string api_key;
 };
 
 struct DoctorCommand {
-  std::string model;    // optional
+  std::string model;  // optional
   uint16_t port = 8000;
   std::string mpirun = "mpirun";
 };

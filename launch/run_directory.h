@@ -3,8 +3,8 @@
 #include "gpu/base/result.h"
 #include "launch/options.h"
 
-#include <string>
 #include <sys/types.h>
+#include <string>
 
 namespace troupe {
 

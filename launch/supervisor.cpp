@@ -4,6 +4,10 @@
 
 #include <spdlog/logger.h>
 
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -11,12 +15,8 @@
 #include <filesystem>
 #include <mutex>
 #include <optional>
-#include <poll.h>
 #include <random>
-#include <sys/eventfd.h>
-#include <sys/stat.h>
 #include <thread>
-#include <unistd.h>
 #include <utility>
 
 namespace troupe {
@@ -90,7 +90,8 @@ void Supervisor::Impl::run() {
     for (auto& replica : replicas) {
       if (replica.job || over) continue;
       if (now >= replica.next_start) start(replica);
-      if (!replica.job && !over) until = std::min(until.value_or(replica.next_start), replica.next_start);
+      if (!replica.job && !over)
+        until = std::min(until.value_or(replica.next_start), replica.next_start);
     }
     wait(until);
   }

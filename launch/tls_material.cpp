@@ -6,9 +6,9 @@
 #include <openssl/rand.h>
 #include <openssl/x509v3.h>
 
-#include <memory>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <memory>
 #include <utility>
 
 namespace troupe {
@@ -80,8 +80,8 @@ std::string pem(X509* certificate) {
 
 std::string pem(EVP_PKEY* key) {
   const Bio bio(BIO_new(BIO_s_mem()));
-  const bool written = bio && PEM_write_bio_PrivateKey(bio.get(), key, nullptr, nullptr, 0, nullptr,
-                                                       nullptr) == 1;
+  const bool written =
+      bio && PEM_write_bio_PrivateKey(bio.get(), key, nullptr, nullptr, 0, nullptr, nullptr) == 1;
   return written ? text_of(bio.get()) : std::string();
 }
 
@@ -107,8 +107,7 @@ Result<TlsMaterial> make_tls_material() {
   if (!ca_key || !node_key) return failed();
   const Certificate ca = make_certificate(ca_key.get(), "troupe run", nullptr, ca_key.get());
   if (!ca) return failed();
-  const Certificate node =
-      make_certificate(node_key.get(), "troupe node", ca.get(), ca_key.get());
+  const Certificate node = make_certificate(node_key.get(), "troupe node", ca.get(), ca_key.get());
   if (!node) return failed();
   TlsMaterial material{pem(node.get()), pem(node_key.get()), pem(ca.get())};
   if (material.certificate.empty() || material.key.empty() || material.ca.empty()) return failed();
