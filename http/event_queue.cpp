@@ -15,7 +15,7 @@ size_t cost(const EngineEvent& event) {
 
 }  // namespace
 
-EventQueue::EventQueue(size_t max_bytes, std::function<void()> wake)
+EventQueue::EventQueue(size_t max_bytes, std::function<void(bool overflowed)> wake)
     : max_bytes_(max_bytes), wake_(std::move(wake)) {}
 
 void EventQueue::push(int32_t choice, EngineEvent&& event) {
@@ -31,7 +31,7 @@ void EventQueue::push(int32_t choice, EngineEvent&& event) {
     bytes_ += bytes;
     items_.push_back({choice, std::move(event)});
   }
-  if (wake && wake_) wake_();
+  if (wake && wake_) wake_(overflowed_);
 }
 
 void EventQueue::take(std::vector<Item>& out) {
@@ -39,11 +39,6 @@ void EventQueue::take(std::vector<Item>& out) {
   const std::lock_guard lock(mutex_);
   out.swap(items_);
   bytes_ = 0;
-}
-
-bool EventQueue::overflowed() const {
-  const std::lock_guard lock(mutex_);
-  return overflowed_;
 }
 
 void EventQueue::close() {

@@ -22,20 +22,19 @@ class EventQueue {
 
   /// `wake` is called, on the pushing thread, when the session has something new to look at: the
   /// queue was empty, or has just overflowed. It must not block.
-  EventQueue(size_t max_bytes, std::function<void()> wake);
+  EventQueue(size_t max_bytes, std::function<void(bool overflowed)> wake);
 
   /// Any thread. kFinished is never dropped. After close() everything is.
   void push(int32_t choice, EngineEvent&& event);
   /// Takes all that waits, in order. `out` is cleared first; its memory is reused.
   void take(std::vector<Item>& out);
-  [[nodiscard]] bool overflowed() const;
   /// From now on nothing is kept and `wake` is not called again (nor held).
   void close();
 
  private:
-  mutable std::mutex mutex_;
+  std::mutex mutex_;
   const size_t max_bytes_;
-  std::function<void()> wake_;
+  std::function<void(bool)> wake_;
   std::vector<Item> items_;
   size_t bytes_ = 0;
   bool overflowed_ = false;

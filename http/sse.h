@@ -17,11 +17,11 @@ inline constexpr std::string_view kSseDone = "data: [DONE]\n\n";
 /// be sent with its framing in one write.
 void begin_chunk(std::string& buffer);
 
-/// Frames what was appended since begin_chunk() as one chunk of Transfer-Encoding: chunked and
-/// returns the bytes to send (a view into `buffer`); empty if nothing was appended.
-[[nodiscard]] std::string_view end_chunk(std::string& buffer);
+/// The payload appended since begin_chunk(), framed as one chunk of Transfer-Encoding: chunked;
+/// with `last` also the end of the body. A view into `buffer`; empty if there is nothing to send.
+[[nodiscard]] std::string_view end_chunk(std::string& buffer, bool last);
 
-/// What follows the last chunk.
-inline constexpr std::string_view kLastChunk = "0\r\n\r\n";
+/// The payload appended since begin_chunk(), as it is.
+[[nodiscard]] std::string_view chunk_payload(const std::string& buffer);
 
 }  // namespace troupe
