@@ -14,8 +14,15 @@ std::unique_ptr<Communicator> make_single_communicator();
 /// `n` ranks on threads of this process.
 std::vector<std::unique_ptr<Communicator>> make_thread_communicators(int32_t n);
 
-/// This process's rank of MPI_COMM_WORLD (initialised with MPI_THREAD_MULTIPLE). Ranks of one host
-/// exchange through an MPI shared-memory window, otherwise messages are used. Collective.
-std::unique_ptr<Communicator> make_mpi_communicator();
+/// How ranks in different processes reach each other.
+enum class MpiTransport {
+  kAuto,      // a shared-memory window when all ranks are on one host, else messages
+  kMessages,  // MPI messages in any case
+};
+
+/// This process's rank of MPI_COMM_WORLD (initialised with MPI_THREAD_MULTIPLE). Collective; throws
+/// DeviceError. Destroying it is not collective: what it took from MPI lives until MPI_Finalize, so
+/// that a rank which leaves alone never waits for the others.
+std::unique_ptr<Communicator> make_mpi_communicator(MpiTransport transport = MpiTransport::kAuto);
 
 }  // namespace troupe
