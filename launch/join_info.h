@@ -1,0 +1,32 @@
+#pragma once
+
+#include "gpu/base/result.h"
+#include "gpu/executor.h"
+#include "launch/options.h"
+#include "launch/tls_material.h"
+
+#include <cstdint>
+#include <string>
+
+namespace troupe {
+
+/// Everything a rank needs to join a service: the content of the join file. Holds the private key.
+struct JoinInfo {
+  std::string host;
+  uint16_t port = 0;
+  TlsMaterial tls;
+  std::string model;
+  RankShape shape;   // threads 0 = the rank divides its own cores
+  uint64_t job = 0;  // 0 = rank 0 draws one
+};
+
+[[nodiscard]] std::string to_json(const JoinInfo& info);
+/// `source` names the text in messages.
+[[nodiscard]] Result<JoinInfo> parse_join_info(const std::string& text, const std::string& source);
+/// Reads a join file, or standard input to its end for "-".
+[[nodiscard]] Result<std::string> read_join_text(const std::string& path);
+
+/// `threads` is the final number.
+[[nodiscard]] ExecutorOptions executor_options(const RankShape& shape, int32_t threads);
+
+}  // namespace troupe

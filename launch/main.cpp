@@ -1,0 +1,31 @@
+#include "launch/commands.h"
+
+#include <cstdio>
+#include <variant>
+
+namespace {
+
+int run(const troupe::Options& options) {
+  using namespace troupe;
+  if (const auto* command = std::get_if<ServeCommand>(&options.command)) {
+    return options.environment.mpi_size > 0 ? serve_hosted(*command, options)
+                                            : serve(*command, options);
+  }
+  if (const auto* command = std::get_if<RankCommand>(&options.command)) {
+    return rank(*command, options);
+  }
+  if (const auto* command = std::get_if<ChatCommand>(&options.command)) return chat(*command);
+  return doctor(std::get<DoctorCommand>(options.command), options);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto parsed = troupe::parse_options(argc, argv, troupe::read_environment());
+  if (const auto* leave = std::get_if<troupe::EarlyExit>(&parsed)) {
+    std::fputs(leave->out.c_str(), stdout);
+    if (!leave->err.empty()) std::fprintf(stderr, "error: %s\n", leave->err.c_str());
+    return leave->code;
+  }
+  return run(std::get<troupe::Options>(parsed));
+}

@@ -1,0 +1,242 @@
+#include "launch/options.h"
+
+#include <CLI/CLI.hpp>
+
+#include <sched.h>
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <optional>
+
+namespace troupe {
+namespace {
+
+constexpr const char* kVersion = "troupe 0.1.0";
+
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): before any thread
+  return value == nullptr ? std::string() : std::string(value);
+}
+
+int32_t number(const std::string& text) {
+  return text.empty() ? 0 : static_cast<int32_t>(std::strtol(text.c_str(), nullptr, 10));
+}
+
+void add_log_options(CLI::App& app, LogOptions& log) {
+  app.add_option("--log-level", log.level, "How much to log")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error"}))
+      ->capture_default_str();
+  app.add_option("--log-format", log.format, "Log lines for people or for machines")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
+}
+
+std::string model_exists(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::exists(path, error)) return {};
+  return "there is no file or directory '" + path +
+         "'; MODEL is a GGUF file or a Hugging Face directory";
+}
+
+std::string device_known(const std::string& device) {
+  if (device == "auto" || device == "cpu") return {};
+  if (device == "cuda" || device.starts_with("sim:")) {
+    return "device '" + device + "' is not in this build; use --device cpu";
+  }
+  return "unknown device '" + device + "'; use auto or cpu";
+}
+
+void add_shape(CLI::App& app, RankShape& shape) {
+  app.add_option("--threads", shape.threads, "Threads of one rank; 0 = an even share of the cores")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--kv-tokens", shape.kv_tokens, "Tokens the KV pool of a replica holds")
+      ->check(CLI::Range(16, 1 << 26))
+      ->capture_default_str();
+  app.add_option("--kv", shape.kv, "Element type of the KV pool")
+      ->check(CLI::IsMember({"f16", "f32"}))
+      ->capture_default_str();
+  app.add_flag("--exact", shape.exact, "Plain fp32 arithmetic: slow, the reference");
+  app.add_option("--max-rows", shape.max_rows, "Requests that run at a time on a replica")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--max-step-tokens", shape.max_step_tokens, "Token budget of one step")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+}
+
+void add_serve(CLI::App& app, ServeCommand& serve) {
+  app.add_option("MODEL", serve.model, "GGUF file or Hugging Face directory")
+      ->required()
+      ->check(CLI::Validator(model_exists, "", ""));
+  app.add_option("--host", serve.host, "Address to listen on")->capture_default_str();
+  app.add_option("--port", serve.port, "HTTP port; 0 = any free one")
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str();
+  app.add_option("--tp", serve.tp, "Ranks of one replica (tensor parallelism)")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_option("--dp", serve.dp, "Replicas")->check(CLI::Range(1, 64))->capture_default_str();
+  app.add_option("--device", serve.device, "auto or cpu")
+      ->check(CLI::Validator(device_known, "", ""))
+      ->capture_default_str();
+  add_shape(app, serve.shape);
+  app.add_option("--max-queue", serve.max_queue, "Requests that may wait; more are refused (429)")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--queue-timeout", serve.queue_timeout, "Seconds a request may wait")
+      ->check(CLI::Range(1, 86400))
+      ->capture_default_str();
+  app.add_option("--served-model-name", serve.served_name, "Name in the API; default: the model's");
+  app.add_option("--api-key-file", serve.api_key_file, "File with one accepted API key a line")
+      ->check(CLI::ExistingFile);
+  app.add_flag("--insecure", serve.insecure,
+               "Let other hosts connect without an API key (with a --host that is not loopback)");
+  auto* hostfile = app.add_option("--hostfile", serve.hostfile, "Hosts for the ranks, for mpirun")
+                       ->check(CLI::ExistingFile);
+  app.add_option("--rank-host", serve.rank_host,
+                 "Address of this machine that ranks dial; default: loopback, with --hostfile the "
+                 "host name");
+  app.add_option("--mpirun", serve.mpirun, "The mpirun to start ranks with")->capture_default_str();
+  app.add_flag("--in-process", serve.in_process, "Ranks as threads of this process, no mpirun")
+      ->excludes(hostfile);
+  app.add_option("--join-file", serve.join_file,
+                 "Where to write what `troupe rank --join` needs; default: in the run directory");
+  app.add_option("--drain-timeout", serve.drain_timeout,
+                 "Seconds that running requests get after SIGTERM")
+      ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+  app.add_option("--http-threads", serve.http_threads, "Threads of the HTTP server")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_option("--max-connections", serve.max_connections, "Open HTTP connections")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+}
+
+void add_rank(CLI::App& app, RankCommand& rank) {
+  app.add_option("--join", rank.join, "Join file of the service; - = standard input of rank 0")
+      ->required();
+  app.add_option("--model", rank.model, "The model's path here; default: as the join file says");
+  app.add_option("--threads", rank.threads, "Threads of this rank; 0 = as the join file says")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--kv-tokens", rank.kv_tokens, "KV pool, tokens; 0 = as the join file says")
+      ->check(CLI::Range(0, 1 << 26))
+      ->capture_default_str();
+}
+
+void add_chat(CLI::App& app, ChatCommand& chat) {
+  app.add_option("URL", chat.url, "The server")->capture_default_str();
+  app.add_option("--model", chat.model, "Model name; default: the server's first");
+  app.add_option("--system", chat.system, "System prompt");
+  app.add_option("--once", chat.once, "Ask this, print the answer, leave");
+  app.add_option("--max-tokens", chat.max_tokens, "Longest answer; 0 = what the context leaves")
+      ->check(CLI::Range(0, 1 << 26))
+      ->capture_default_str();
+  app.add_option("--temperature", chat.temperature, "Sampling temperature")
+      ->check(CLI::Range(0.0, 2.0));
+  app.add_option("--wait", chat.wait, "Seconds to wait until the server is ready")
+      ->check(CLI::Range(0, 3600))
+      ->capture_default_str();
+  app.add_option("--api-key", chat.api_key, "API key; default: TROUPE_API_KEY, OPENAI_API_KEY");
+}
+
+void add_doctor(CLI::App& app, DoctorCommand& doctor) {
+  app.add_option("MODEL", doctor.model, "A model to judge")
+      ->check(CLI::Validator(model_exists, "", ""));
+  app.add_option("--port", doctor.port, "The port `serve` is to listen on")
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str();
+  app.add_option("--mpirun", doctor.mpirun, "The mpirun to look for")->capture_default_str();
+}
+
+/// What one option alone cannot tell.
+std::optional<std::string> conflict(const ServeCommand& serve) {
+  if (serve.shape.max_step_tokens < serve.shape.max_rows) {
+    return "--max-step-tokens (" + std::to_string(serve.shape.max_step_tokens) +
+           ") must be at least --max-rows (" + std::to_string(serve.shape.max_rows) +
+           "): every running request takes one token of a step";
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+Environment read_environment() {
+  Environment environment;
+  environment.mpi_size = number(variable("OMPI_COMM_WORLD_SIZE"));
+  environment.mpi_rank = number(variable("OMPI_COMM_WORLD_RANK"));
+  environment.runtime_dir = variable("XDG_RUNTIME_DIR");
+  if (const std::string temp = variable("TMPDIR"); !temp.empty()) environment.temp_dir = temp;
+  environment.api_key = variable("TROUPE_API_KEY");
+  if (environment.api_key.empty()) environment.api_key = variable("OPENAI_API_KEY");
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  if (sched_getaffinity(0, sizeof(cores), &cores) == 0) {
+    environment.cores = std::max(1, CPU_COUNT(&cores));
+  }
+  return environment;
+}
+
+int32_t threads_per_rank(int32_t asked, int32_t cores, int32_t ranks) {
+  return asked > 0 ? asked : std::max(1, cores / std::max(1, ranks));
+}
+
+std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv,
+                                               const Environment& environment) {
+  CLI::App app{"Troupe: an LLM server. Start with: troupe serve MODEL"};
+  app.name("troupe");
+  app.set_version_flag("--version", kVersion);
+  app.require_subcommand(1);
+  LogOptions log;
+  ServeCommand serve;
+  RankCommand rank;
+  ChatCommand chat;
+  DoctorCommand doctor;
+  auto* serve_app = app.add_subcommand("serve", "Serve a model over HTTP (OpenAI-compatible)");
+  auto* rank_app = app.add_subcommand("rank", "Be a rank of a running service; under mpirun");
+  auto* chat_app = app.add_subcommand("chat", "Chat with a server in the terminal");
+  auto* doctor_app = app.add_subcommand("doctor", "Say what this machine has, lacks and can hold");
+  add_serve(*serve_app, serve);
+  add_rank(*rank_app, rank);
+  add_chat(*chat_app, chat);
+  add_doctor(*doctor_app, doctor);
+  add_log_options(*serve_app, log);
+  add_log_options(*rank_app, log);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help, --version
+    std::ostringstream out;
+    app.exit(success, out, out);
+    return EarlyExit{0, out.str(), {}};
+  } catch (const CLI::ParseError& error) {
+    const auto chosen = app.get_subcommands();
+    const std::string command = chosen.empty() ? "troupe" : "troupe " + chosen.front()->get_name();
+    return EarlyExit{2, {}, std::string(error.what()) + "\nSee: " + command + " --help"};
+  }
+
+  Options options;
+  options.log = log;
+  options.environment = environment;
+  const CLI::App* chosen = app.get_subcommands().front();
+  options.summary = chosen->config_to_str(true, false);
+  std::replace(options.summary.begin(), options.summary.end(), '\n', ' ');
+  if (chosen == serve_app) {
+    if (const auto problem = conflict(serve)) return EarlyExit{2, {}, *problem};
+    options.command = serve;
+  } else if (chosen == rank_app) {
+    options.command = rank;
+  } else if (chosen == chat_app) {
+    chat.has_once = chat_app->count("--once") > 0;
+    if (chat.api_key.empty()) chat.api_key = environment.api_key;
+    options.command = chat;
+    options.summary.clear();  // holds a secret, and chat does not log
+  } else {
+    options.command = doctor;
+  }
+  return options;
+}
+
+}  // namespace troupe

@@ -1,0 +1,107 @@
+#pragma once
+
+#include "gpu/base/dtype.h"
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <variant>
+
+namespace troupe {
+
+/// How this process came to life and what the user set for every run. Read once, by
+/// read_environment(): no other code of this project reads environment variables.
+struct Environment {
+  int32_t mpi_size = 0;     // of the mpirun job that started this process, 0 = not under mpirun
+  int32_t mpi_rank = 0;     // in that job
+  int32_t cores = 1;        // this process may run on
+  std::string runtime_dir;  // XDG_RUNTIME_DIR, may be empty
+  std::string temp_dir = "/tmp";
+  std::string api_key;  // TROUPE_API_KEY or OPENAI_API_KEY, for `chat`
+};
+[[nodiscard]] Environment read_environment();
+
+struct LogOptions {
+  std::string level = "info";   // trace, debug, info, warning, error
+  std::string format = "text";  // text, json
+};
+
+/// What a rank needs to build its executor; `serve` hands these on to the ranks it starts.
+struct RankShape {
+  int32_t threads = 0;  // of one rank, 0 = cores / ranks
+  int32_t kv_tokens = 8192;
+  std::string kv = "f16";  // f16, f32
+  bool exact = false;
+  int32_t max_rows = 64;          // running requests of a replica
+  int32_t max_step_tokens = 512;  // of one step
+};
+
+struct ServeCommand {
+  std::string model;
+  std::string host = "127.0.0.1";
+  uint16_t port = 8000;  // 0 = any free one
+  int32_t tp = 2;        // ranks of a replica
+  int32_t dp = 1;        // replicas
+  std::string device = "auto";
+  RankShape shape;
+  int32_t max_queue = 256;  // waiting requests
+  std::string served_name;  // empty = the model's own name
+  std::string api_key_file;
+  bool insecure = false;  // other hosts may connect without a key
+  std::string hostfile;
+  std::string rank_host;  // where ranks dial in; empty = loopback, with a hostfile this host's name
+  std::string mpirun = "mpirun";
+  bool in_process = false;
+  std::string join_file;       // empty = in the run directory
+  int32_t drain_timeout = 30;  // seconds
+  int32_t queue_timeout = 60;  // seconds
+  int32_t http_threads = 1;    // of the gateway
+  int32_t max_connections = 1024;
+};
+
+struct RankCommand {
+  std::string join;       // file, "-" = standard input of rank 0
+  std::string model;      // empty = the path named by the join file
+  int32_t threads = 0;    // 0 = as the join file says
+  int32_t kv_tokens = 0;  // 0 = as the join file says
+};
+
+struct ChatCommand {
+  std::string url = "http://127.0.0.1:8000";
+  std::string model;  // empty = the server's first
+  std::string system;
+  std::string once;  // one prompt, one answer
+  bool has_once = false;
+  int32_t max_tokens = 0;   // 0 = the server's default
+  double temperature = -1;  // < 0 = the server's default
+  int32_t wait = 0;         // seconds to wait for the server
+  std::string api_key;
+};
+
+struct DoctorCommand {
+  std::string model;  // optional
+  uint16_t port = 8000;
+  std::string mpirun = "mpirun";
+};
+
+struct Options {
+  std::variant<ServeCommand, RankCommand, ChatCommand, DoctorCommand> command;
+  LogOptions log;
+  Environment environment;
+  std::string summary;  // every option of the command with its value, for the log
+};
+
+/// The command line asked for help or is wrong: print and leave.
+struct EarlyExit {
+  int code = 0;  // 0 for help and version, 2 for a bad option
+  std::string out;
+  std::string err;  // one sentence that says what to do
+};
+
+[[nodiscard]] std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv,
+                                                             const Environment& environment);
+
+/// Threads of one rank when `ranks` of them share `cores`: 0 means an even share, at least one.
+[[nodiscard]] int32_t threads_per_rank(int32_t asked, int32_t cores, int32_t ranks);
+
+}  // namespace troupe

@@ -1,0 +1,99 @@
+#include "actors/node.h"
+#include "gpu/base/check.h"
+#include "gpu/model/checkpoint.h"
+#include "launch/commands.h"
+#include "launch/log.h"
+#include "nccl/communicators.h"
+
+#include <sys/prctl.h>
+#include <unistd.h>
+#include <csignal>
+#include <cstring>
+#include <random>
+
+namespace troupe {
+namespace {
+
+/// What the join file leaves open or the command line overrides.
+Result<JoinInfo> complete(const std::string& text, const RankCommand& command) {
+  auto info = parse_join_info(text, command.join == "-" ? "standard input" : command.join);
+  if (!info) return info;
+  if (!command.model.empty()) info->model = command.model;
+  if (command.threads > 0) info->shape.threads = command.threads;
+  if (command.kv_tokens > 0) info->shape.kv_tokens = command.kv_tokens;
+  return info;
+}
+
+std::string new_job() {
+  std::random_device device;
+  const uint64_t high = device();
+  return std::to_string((high << 32 | device()) | 1U);
+}
+
+}  // namespace
+
+bool die_with_parent() {
+  const pid_t parent = getppid();
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  return getppid() == parent;
+}
+
+Status join_service(const JoinInfo& info, const Options& options, const MpiSession& session,
+                    spdlog::logger& logger) {
+  auto checkpoint = Checkpoint::open(info.model);
+  if (!checkpoint) return checkpoint.error();
+  auto files = TlsMemoryFiles::create(info.tls);
+  if (!files) return files.error();
+
+  std::string job = info.job != 0 ? std::to_string(info.job) : new_job();
+  session.broadcast(job);
+  const int32_t threads =
+      threads_per_rank(info.shape.threads, options.environment.cores, session.local_size());
+  RankOptions rank_options;
+  rank_options.host = info.host;
+  rank_options.port = info.port;
+  rank_options.tls = files->paths();
+  rank_options.job = std::stoull(job);
+  rank_options.executor = executor_options(info.shape, threads);
+  logger.debug("joining {}:{} as rank {} of {} with {} threads", info.host, info.port,
+               session.rank(), session.size(), threads);
+  try {
+    const auto communicator =
+        session.size() == 1 ? make_single_communicator() : make_mpi_communicator();
+    return run_rank(**checkpoint, rank_options, *communicator);
+  } catch (const DeviceError& error) {
+    return fail(ErrorCode::kInternal, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(ErrorCode::kOutOfMemory,
+                "no memory for this rank; use fewer --kv-tokens or a smaller model");
+  }
+}
+
+int rank(const RankCommand& command, const Options& options) {
+  const auto logger =
+      make_logger(options.log, "rank " + std::to_string(options.environment.mpi_rank));
+  const auto failed = [&logger](const Error& error) -> int {
+    logger->error("error: {}", error.message);
+    MpiSession::abort(error.code == ErrorCode::kUnavailable ? kExitFailed : kExitStart);
+  };
+  if (options.environment.mpi_size > 0 && !die_with_parent()) return kExitFailed;
+  auto session = MpiSession::start();
+  if (!session) return failed(session.error());
+
+  std::string text;
+  if (session->rank() == 0) {
+    auto read = read_join_text(command.join);
+    if (!read) return failed(read.error());
+    text = *read;
+  }
+  session->broadcast(text);
+  const auto info = complete(text, command);
+  if (!info) return failed(info.error());
+  const Status status = join_service(*info, options, *session, *logger);
+  // Peers may be stuck in a collective with this rank: leave at once, mpirun ends them.
+  if (!status.ok()) return failed(status.error());
+  logger->debug("dismissed");
+  return kExitOk;
+}
+
+}  // namespace troupe
