@@ -343,7 +343,7 @@ class Session : public std::enable_shared_from_this<Session> {
     Framing framing;
     Parser parser;
     parser.header_limit(kMaxHeadBytes + 1);
-    parser.body_limit(static_cast<uint64_t>(gateway_.options.max_body));
+    parser.body_limit(boost::none);  // check_framing answers for announced lengths
     std::optional<HttpReply> refusal;
     const bool head = co_await read_head(parser, refusal);
     if (!head && !refusal) co_return false;
@@ -415,6 +415,7 @@ class Session : public std::enable_shared_from_this<Session> {
       if (!written) co_return false;
     }
     error_code ec;
+    parser.body_limit(static_cast<uint64_t>(gateway_.options.max_body));
     arm(gateway_.options.body_timeout);
     co_await http::async_read(socket_, buffer_, parser,
                               asio::redirect_error(asio::use_awaitable, ec));
