@@ -24,6 +24,7 @@ struct AttentionScratch {
   alignas(64) float acc[kMaxItemQueries * kMaxHeadDim];  // unnormalised output
   alignas(64) float p[kMaxItemQueries * kTile];          // scores, then probabilities
   float max[kMaxItemQueries];
+  float old_max[kMaxItemQueries];
   float sum[kMaxItemQueries];
   float rescale[kMaxItemQueries];
   int32_t begin[kMaxItemQueries];  // visible positions of the tile
@@ -64,50 +65,67 @@ void load_tile(float* out, int32_t stride, const AttentionJob& job, const Attent
   }
 }
 
-/// Scores and probabilities of query i against the tile.
+/// Vectors per row: kColumns where it is known when compiling, for the usual head sizes, else 0.
+template <int kColumns>
+constexpr int32_t row_stride(int32_t stride) {
+  return kColumns > 0 ? kColumns * Vec::kWidth : stride;
+}
+
+/// Scores of query i against the tile, and their maximum.
+template <int kColumns>
 void score(AttentionScratch& s, int32_t stride, int32_t i) {
   constexpr int kW = Vec::kWidth;
+  stride = row_stride<kColumns>(stride);
   const int32_t begin = s.begin[i];
   const int32_t end = s.end[i];
   const float* q = s.q + i * stride;
   float* p = s.p + i * kTile;
   const F hidden = Vec::set1(-__builtin_inff());
-  const int32_t first = begin / kW * kW;
   F best = hidden;
-  for (int32_t j = first; j < end; j += kW) {
+  for (int32_t j = begin / kW * kW; j < end; j += kW) {
+    const float* k = s.k + j * stride;
     F dot[kW];
     for (F& d : dot) d = Vec::zero();
     for (int32_t c = 0; c < stride; c += kW) {
       const F query = Vec::load(q + c);
-      for (int r = 0; r < kW; ++r)
-        dot[r] = Vec::fma(query, Vec::load(s.k + (j + r) * stride + c), dot[r]);
+      for (int r = 0; r < kW; ++r) dot[r] = Vec::fma(query, Vec::load(k + r * stride + c), dot[r]);
     }
     const F scores = Vec::keep_lanes(Vec::sum_each(dot), begin - j, end - j, hidden);
     Vec::store(p + j, scores);
     best = Vec::max(scores, best);  // keeps `best` where a score is NaN
   }
   const float tile_max = Vec::largest(best);
-  const float new_max = tile_max > s.max[i] ? tile_max : s.max[i];
-  float factor[kW];
-  Vec::store(factor, vec_exp(Vec::set1(s.max[i] - new_max)));
+  s.old_max[i] = s.max[i];
+  s.max[i] = tile_max > s.max[i] ? tile_max : s.max[i];
+}
+
+/// Scores of query i to probabilities, relative to the maximum so far.
+void exponentiate(AttentionScratch& s, int32_t i) {
+  constexpr int kW = Vec::kWidth;
+  const int32_t begin = s.begin[i];
+  const int32_t end = s.end[i];
+  float* p = s.p + i * kTile;
+  const F max = Vec::set1(s.max[i]);
   F total = Vec::zero();
-  for (int32_t j = first; j < end; j += kW) {
+  for (int32_t j = begin / kW * kW; j < end; j += kW) {
     // Hidden lanes become exactly 0 and leave the sum as it is.
-    const F e = Vec::keep_lanes(vec_exp(Vec::sub(Vec::load(p + j), Vec::set1(new_max))), begin - j,
-                                end - j, Vec::zero());
+    const F e =
+        Vec::keep_lanes(vec_exp(Vec::sub(Vec::load(p + j), max)), begin - j, end - j, Vec::zero());
     Vec::store(p + j, e);
     total = Vec::add(total, e);
   }
+  float factor[kW];
+  Vec::store(factor, vec_exp(Vec::sub(Vec::set1(s.old_max[i]), max)));
   s.rescale[i] = factor[0];
   s.sum[i] = s.sum[i] * factor[0] + Vec::sum(total);
-  s.max[i] = new_max;
 }
 
 /// acc = acc * rescale + P V for queries [i, i + Q) that see the same positions, columns
 /// [column, column + N * width).
-template <int Q, int N>
+template <int Q, int N, int kColumns>
 void accumulate_columns(AttentionScratch& s, int32_t stride, int32_t i, int32_t column) {
   constexpr int kW = Vec::kWidth;
+  stride = row_stride<kColumns>(stride);
   float* acc = s.acc + i * stride + column;
   F a[Q][N];
   for (int q = 0; q < Q; ++q)
@@ -127,12 +145,39 @@ void accumulate_columns(AttentionScratch& s, int32_t stride, int32_t i, int32_t 
     for (int n = 0; n < N; ++n) Vec::store(acc + q * stride + n * kW, a[q][n]);
 }
 
-template <int Q>
+template <int Q, int kColumns>
 void accumulate(AttentionScratch& s, int32_t stride, int32_t i) {
+  constexpr int kW = Vec::kWidth;
+  stride = row_stride<kColumns>(stride);
   int32_t c = 0;
-  for (; c + Vec::kUnroll * Vec::kWidth <= stride; c += Vec::kUnroll * Vec::kWidth)
-    accumulate_columns<Q, Vec::kUnroll>(s, stride, i, c);
-  for (; c < stride; c += Vec::kWidth) accumulate_columns<Q, 1>(s, stride, i, c);
+  for (; c + Vec::kUnroll * kW <= stride; c += Vec::kUnroll * kW)
+    accumulate_columns<Q, Vec::kUnroll, kColumns>(s, stride, i, c);
+  for (; c < stride; c += kW) accumulate_columns<Q, 1, kColumns>(s, stride, i, c);
+}
+
+/// One tile for all queries of an item.
+template <int kColumns>
+void attend_tile(AttentionScratch& s, int32_t stride, int32_t n_queries) {
+  for (int32_t i = 0; i < n_queries; ++i)
+    if (s.begin[i] < s.end[i]) score<kColumns>(s, stride, i);
+  for (int32_t i = 0; i < n_queries; ++i)
+    if (s.begin[i] < s.end[i]) exponentiate(s, i);
+  for (int32_t i = 0; i < n_queries;) {
+    int32_t n = 1;
+    while (n < 4 && i + n < n_queries && s.begin[i + n] == s.begin[i] && s.end[i + n] == s.end[i])
+      ++n;
+    if (s.begin[i] < s.end[i]) {
+      if (n == 4)
+        accumulate<4, kColumns>(s, stride, i);
+      else if (n == 3)
+        accumulate<3, kColumns>(s, stride, i);
+      else if (n == 2)
+        accumulate<2, kColumns>(s, stride, i);
+      else
+        accumulate<1, kColumns>(s, stride, i);
+    }
+    i += n;
+  }
 }
 
 void attend(const AttentionJob& job, const AttentionItem& item) {
@@ -165,24 +210,13 @@ void attend(const AttentionJob& job, const AttentionItem& item) {
       const int32_t own = position + i / group;
       s.begin[i] = at_least(visible_begin(own, job.window) - base, 0);
       s.end[i] = at_most(own + 1 - base, kTile);
-      if (s.begin[i] < s.end[i]) score(s, stride, i);
     }
-    for (int32_t i = 0; i < n_queries;) {
-      int32_t n = 1;
-      while (n < 4 && i + n < n_queries && s.begin[i + n] == s.begin[i] && s.end[i + n] == s.end[i])
-        ++n;
-      if (s.begin[i] < s.end[i]) {
-        if (n == 4)
-          accumulate<4>(s, stride, i);
-        else if (n == 3)
-          accumulate<3>(s, stride, i);
-        else if (n == 2)
-          accumulate<2>(s, stride, i);
-        else
-          accumulate<1>(s, stride, i);
-      }
-      i += n;
-    }
+    if (stride == 64)
+      attend_tile<64 / Vec::kWidth>(s, stride, n_queries);
+    else if (stride == 128)
+      attend_tile<128 / Vec::kWidth>(s, stride, n_queries);
+    else
+      attend_tile<0>(s, stride, n_queries);
   }
   for (int32_t i = 0; i < n_queries; ++i) {
     float* out = job.out + (static_cast<int64_t>(item.row.token_begin + item.first + i / group) *
