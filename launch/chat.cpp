@@ -225,6 +225,10 @@ int chat(const ChatCommand& command) {
   std::optional<std::string> model = command.model;
   if (model->empty()) model = first_model(client, command);
   if (!model) return kExitFailed;
+  if (command.print_model) {
+    std::printf("%s\n", model->c_str());
+    return kExitOk;
+  }
   if (!command.has_once) return converse(client, command, *model);
   json messages = opening(command);
   messages.push_back({{"role", "user"}, {"content", command.once}});

@@ -26,9 +26,6 @@ int rank(const RankCommand& command, const Options& options);
 int chat(const ChatCommand& command);
 int doctor(const DoctorCommand& command, const Options& options);
 
-/// Ends this process when its parent dies (SIGKILL); false when the parent is gone already.
-[[nodiscard]] bool die_with_parent();
-
 /// Joins the service of `info` as this process's rank of the job and serves until dismissed.
 /// Collective among the ranks of the job. Errors carry a sentence for the log.
 [[nodiscard]] Status join_service(const JoinInfo& info, const Options& options,

@@ -1,6 +1,7 @@
 #include "actors/node.h"
 #include "gpu/model/checkpoint.h"
 #include "launch/commands.h"
+#include "launch/job.h"
 #include "launch/log.h"
 #include "launch/run_directory.h"
 #include "launch/service.h"

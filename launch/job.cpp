@@ -74,6 +74,12 @@ std::vector<char*> pointers(std::vector<std::string>& texts) {
 
 }  // namespace
 
+bool die_with_parent() {
+  const pid_t parent = getppid();
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  return getppid() == parent;
+}
+
 std::vector<SessionProcess> processes_of_session(pid_t session) {
   std::vector<SessionProcess> found;
   std::error_code error;

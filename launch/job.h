@@ -47,6 +47,10 @@ class Job {
   std::string partial_;
 };
 
+/// Ends this process when its parent dies (SIGKILL); false when the parent is gone already. For
+/// ranks: mpirun is their parent.
+[[nodiscard]] bool die_with_parent();
+
 struct SessionProcess {
   pid_t pid = 0;
   bool ended = false;  // a zombie: nobody has waited for it yet

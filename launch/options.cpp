@@ -131,6 +131,7 @@ void add_chat(CLI::App& app, ChatCommand& chat) {
   app.add_option("--model", chat.model, "Model name; default: the server's first");
   app.add_option("--system", chat.system, "System prompt");
   app.add_option("--once", chat.once, "Ask this, print the answer, leave");
+  app.add_flag("--print-model", chat.print_model, "Print the server's first model and leave");
   app.add_option("--max-tokens", chat.max_tokens, "Longest answer; 0 = what the context leaves")
       ->check(CLI::Range(0, 1 << 26))
       ->capture_default_str();
@@ -213,6 +214,12 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
     return EarlyExit{0, out.str(), {}};
   } catch (const CLI::ParseError& error) {
     const auto chosen = app.get_subcommands();
+    if (chosen.empty() && argc > 1 && argv[1][0] != '-') {
+      return EarlyExit{2,
+                       {},
+                       "unknown command '" + std::string(argv[1]) +
+                           "'; use serve, rank, chat or doctor\nSee: troupe --help"};
+    }
     const std::string command = chosen.empty() ? "troupe" : "troupe " + chosen.front()->get_name();
     return EarlyExit{2, {}, std::string(error.what()) + "\nSee: " + command + " --help"};
   }

@@ -72,9 +72,10 @@ struct ChatCommand {
   std::string system;
   std::string once;  // one prompt, one answer
   bool has_once = false;
-  int32_t max_tokens = 0;   // 0 = the server's default
-  double temperature = -1;  // < 0 = the server's default
-  int32_t wait = 0;         // seconds to wait for the server
+  bool print_model = false;  // print the server's first model and leave
+  int32_t max_tokens = 0;    // 0 = the server's default
+  double temperature = -1;   // < 0 = the server's default
+  int32_t wait = 0;          // seconds to wait for the server
   std::string api_key;
 };
 

@@ -2,13 +2,10 @@
 #include "gpu/base/check.h"
 #include "gpu/model/checkpoint.h"
 #include "launch/commands.h"
+#include "launch/job.h"
 #include "launch/log.h"
 #include "nccl/communicators.h"
 
-#include <sys/prctl.h>
-#include <unistd.h>
-#include <csignal>
-#include <cstring>
 #include <random>
 
 namespace troupe {
@@ -31,12 +28,6 @@ std::string new_job() {
 }
 
 }  // namespace
-
-bool die_with_parent() {
-  const pid_t parent = getppid();
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  return getppid() == parent;
-}
 
 Status join_service(const JoinInfo& info, const Options& options, const MpiSession& session,
                     spdlog::logger& logger) {
