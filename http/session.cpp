@@ -8,6 +8,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/experimental/channel.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -258,7 +259,7 @@ class Session : public std::enable_shared_from_this<Session> {
     error_code ignored;
     socket_.close(ignored);
     timer_.cancel();
-    signal_.cancel();
+    notify();
   }
 
   void hang_up(bool force) {
@@ -446,10 +447,10 @@ class Session : public std::enable_shared_from_this<Session> {
                               self->buffer_.commit(n);
                               self->reading_ahead_ = false;
                               if (self->stop_reading_) {
-                                self->signal_.cancel();
+                                self->notify();
                               } else if (ec) {
                                 self->gone_ = true;
-                                self->signal_.cancel();
+                                self->notify();
                               } else {
                                 self->read_ahead();
                               }
@@ -466,9 +467,11 @@ class Session : public std::enable_shared_from_this<Session> {
 
   asio::awaitable<void> wait_signal() {
     error_code ignored;
-    signal_.expires_at(std::chrono::steady_clock::time_point::max());
-    co_await signal_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+    co_await signal_.async_receive(asio::redirect_error(asio::use_awaitable, ignored));
   }
+
+  /// Makes the session look again; remembered if it is not waiting now.
+  void notify() { signal_.try_send(error_code()); }
 
   /// Runs on the strand after the queue asked for attention.
   void on_wake(bool overflowed) {
@@ -478,7 +481,7 @@ class Session : public std::enable_shared_from_this<Session> {
       gone_ = true;
       close();
     }
-    signal_.cancel();
+    notify();
   }
 
   void submit_all(GenerateCall& call, Generation& g) {
@@ -602,7 +605,8 @@ class Session : public std::enable_shared_from_this<Session> {
   Gateway& gateway_;
   beast::flat_buffer buffer_;  // what was read and not yet parsed
   asio::steady_timer timer_{socket_.get_executor()};
-  asio::steady_timer signal_{socket_.get_executor()};  // "look again", as a condition variable
+  // "Look again". A channel and not a timer, because timers cost a system call per wait.
+  asio::experimental::channel<void(error_code)> signal_{socket_.get_executor(), 1};
   uint64_t id_ = 0;
   bool served_ = false;  // at least one request
   bool idle_ = false;    // waiting for a request that has not begun
