@@ -43,7 +43,7 @@ void bench(const QkvShape& shape, int32_t n_rows, int32_t n_tokens, int32_t cont
   for (int32_t h = 0; h < shape.n_heads; ++h) map.push_back(h * shape.n_kv_heads / shape.n_heads);
 
   std::vector<double> times;
-  for (int round = 0; round < 12; ++round) {
+  for (int round = 0; round < 40; ++round) {
     const auto start = std::chrono::steady_clock::now();
     for (int32_t l = 0; l < kLayers; ++l)
       cpu::attention(out.data(), qkv.data(), pool.layer(l), shape, map, rows, 0.125F, 0, stream);

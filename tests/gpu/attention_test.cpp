@@ -2,6 +2,7 @@
 
 #include "gpu/base/half.h"
 #include "gpu/device/stream.h"
+#include "tests/support/isas.h"
 
 #include <gtest/gtest.h>
 
@@ -18,13 +19,6 @@ namespace troupe {
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-std::vector<Isa> isas() {
-  std::vector<Isa> all = {Isa::kPortable};
-  if (detect_isa() >= Isa::kAvx2) all.push_back(Isa::kAvx2);
-  if (detect_isa() >= Isa::kAvx512) all.push_back(Isa::kAvx512);
-  return all;
-}
 
 struct Shape {
   int32_t n_heads = 6;
@@ -299,15 +293,8 @@ TEST_P(AttentionTest, NoRows) {
                  std::vector<int32_t>{0, 0, 0, 1, 1, 1}, {}, 1.0F, 0, three_);
 }
 
-std::string isa_name(const testing::TestParamInfo<Isa>& info) {
-  switch (info.param) {
-    case Isa::kPortable: return "Portable";
-    case Isa::kAvx2: return "Avx2";
-    case Isa::kAvx512: return "Avx512";
-  }
-  return "Unknown";
-}
-INSTANTIATE_TEST_SUITE_P(Isa, AttentionTest, testing::ValuesIn(isas()), isa_name);
+INSTANTIATE_TEST_SUITE_P(Isa, AttentionTest, testing::ValuesIn(testing_support::runnable_isas()),
+                         testing_support::isa_name);
 
 }  // namespace
 }  // namespace troupe
