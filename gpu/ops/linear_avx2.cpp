@@ -23,6 +23,7 @@ struct Avx2 {
     __m256i part[kNibbles ? 1 : 2][8][2];  // [low nibble, high nibble][four columns][eight rows]
   };
   static constexpr int kPlainTokens = 2;
+  static constexpr int kTokenGroup = 1;
 
 #define TROUPE_INLINE [[gnu::always_inline]] static inline
   TROUPE_INLINE Ints zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
@@ -153,16 +154,17 @@ struct Avx2 {
     return {_mm256_madd_epi16(sum.low, ones), _mm256_madd_epi16(sum.high, ones)};
   }
 
-  template <int kFirst, int kLast, bool kNibbles>
-  TROUPE_INLINE Ints dot(const Weights<kNibbles>& w, const int8_t* x, Ints sum) {
-    const Ints low = dot_nibbles<kFirst, kLast>(w.part[0], x);
-    sum = {_mm256_add_epi32(sum.low, low.low), _mm256_add_epi32(sum.high, low.high)};
-    if constexpr (!kNibbles) {
-      const Ints high = dot_nibbles<kFirst, kLast>(w.part[1], x);
-      sum = {_mm256_add_epi32(sum.low, _mm256_slli_epi32(high.low, 4)),
-             _mm256_add_epi32(sum.high, _mm256_slli_epi32(high.high, 4))};
+  template <int kFirst, int kLast, int kTokens, bool kNibbles>
+  TROUPE_INLINE void dot(const Weights<kNibbles>& w, const ActivationBlock* x, Ints* sum) {
+    for (int t = 0; t < kTokens; ++t) {
+      const Ints low = dot_nibbles<kFirst, kLast>(w.part[0], x[t].q);
+      sum[t] = {_mm256_add_epi32(sum[t].low, low.low), _mm256_add_epi32(sum[t].high, low.high)};
+      if constexpr (!kNibbles) {
+        const Ints high = dot_nibbles<kFirst, kLast>(w.part[1], x[t].q);
+        sum[t] = {_mm256_add_epi32(sum[t].low, _mm256_slli_epi32(high.low, 4)),
+                  _mm256_add_epi32(sum[t].high, _mm256_slli_epi32(high.high, 4))};
+      }
     }
-    return sum;
   }
 
   TROUPE_INLINE __m256i load_magnitudes(const float* x) {

@@ -18,6 +18,7 @@ struct Avx512 {
     __m512i part[8];
   };
   static constexpr int kPlainTokens = 8;
+  static constexpr int kTokenGroup = 8;
 
 #define TROUPE_INLINE [[gnu::always_inline]] static inline
   TROUPE_INLINE Ints zero() { return _mm512_setzero_si512(); }
@@ -86,15 +87,24 @@ struct Avx512 {
     return w;
   }
 
-  template <int kFirst, int kLast, bool kNibbles>
-  TROUPE_INLINE Ints dot(const Weights<kNibbles>& w, const int8_t* x, Ints sum) {
+  TROUPE_INLINE Ints broadcast_four(const int8_t* x) {
+    int32_t four = 0;
+    __builtin_memcpy(&four, x, sizeof four);
+    return _mm512_set1_epi32(four);
+  }
+  template <int kFirst, int kLast, int kTokens, bool kNibbles>
+  TROUPE_INLINE void dot(const Weights<kNibbles>& w, const ActivationBlock* x, Ints* sum) {
+    constexpr int kChains = kTokens == 1 ? 2 : 1;  // a token alone overlaps with itself
+    Ints second = zero();
 #pragma GCC unroll 8
     for (int j = kFirst; j < kLast; ++j) {
-      int32_t four = 0;
-      __builtin_memcpy(&four, x + 4 * j, sizeof four);
-      sum = _mm512_dpbusd_epi32(sum, w.part[j], _mm512_set1_epi32(four));
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        Ints& to = kChains == 2 && j % 2 == 1 ? second : sum[t];
+        to = _mm512_dpbusd_epi32(to, w.part[j], broadcast_four(x[t].q + 4 * j));
+      }
     }
-    return sum;
+    if constexpr (kChains == 2) *sum = _mm512_add_epi32(*sum, second);
   }
 
   TROUPE_INLINE int32_t max_magnitude_bits(const float* x) {

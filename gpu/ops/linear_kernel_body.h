@@ -23,28 +23,55 @@ struct UnitScales {
   }
 };
 
-// acc + the product of one unit of sixteen rows with one token's 32 activations.
-template <class Isa, CodeLayout kLayout>
-[[gnu::always_inline]] inline typename Isa::Floats add_unit(
-    typename Isa::Floats acc, const typename Isa::template Weights<has_nibbles(kLayout)>& w,
-    typename Isa::Floats s0, typename Isa::Floats s1, const ActivationBlock& x) {
-  using Floats = typename Isa::Floats;
-  using Ints = typename Isa::Ints;
-  const Floats x_scale = Isa::broadcast(&x.scale);
+// acc[t] += the product of one unit of sixteen rows with 32 activations, for kTokens tokens side by
+// side: one token's eight dot products wait for each other, so tokens are interleaved.
+template <class Isa, CodeLayout kLayout, int kTokens>
+[[gnu::always_inline]] inline void add_unit(
+    typename Isa::Floats* acc, const typename Isa::template Weights<has_nibbles(kLayout)>& w,
+    typename Isa::Floats s0, typename Isa::Floats s1, const ActivationBlock* x) {
+  typename Isa::Ints sum[kTokens];
   if constexpr (kLayout == CodeLayout::kByteSplitF32) {
-    const Ints low = Isa::template dot<0, 4>(w, x.q, Isa::broadcast(&x.half_bias[0]));
-    const Ints high = Isa::template dot<4, 8>(w, x.q, Isa::broadcast(&x.half_bias[1]));
-    acc = Isa::fma(Isa::to_floats(low), Isa::mul(s0, x_scale), acc);
-    return Isa::fma(Isa::to_floats(high), Isa::mul(s1, x_scale), acc);
-  } else if constexpr (is_affine(kLayout)) {
-    const Ints sum = Isa::template dot<0, 8>(w, x.q, Isa::zero());
-    acc = Isa::fma(Isa::to_floats(sum), Isa::mul(s0, x_scale), acc);
-    return Isa::fma(s1, Isa::broadcast(&x.scaled_sum), acc);
+    for (int t = 0; t < kTokens; ++t) sum[t] = Isa::broadcast(&x[t].half_bias[0]);
+    Isa::template dot<0, 4, kTokens>(w, x, sum);
+    for (int t = 0; t < kTokens; ++t) {
+      const auto scale = Isa::mul(s0, Isa::broadcast(&x[t].scale));
+      acc[t] = Isa::fma(Isa::to_floats(sum[t]), scale, acc[t]);
+      sum[t] = Isa::broadcast(&x[t].half_bias[1]);
+    }
+    Isa::template dot<4, 8, kTokens>(w, x, sum);
+    for (int t = 0; t < kTokens; ++t) {
+      const auto scale = Isa::mul(s1, Isa::broadcast(&x[t].scale));
+      acc[t] = Isa::fma(Isa::to_floats(sum[t]), scale, acc[t]);
+    }
   } else {
-    Ints start = Isa::broadcast(&x.bias);
-    if constexpr (code_centre(kLayout) == 8) start = Isa::template shift_right<4>(start);
-    const Ints sum = Isa::template dot<0, 8>(w, x.q, start);
-    return Isa::fma(Isa::to_floats(sum), Isa::mul(s0, x_scale), acc);
+    for (int t = 0; t < kTokens; ++t) {
+      sum[t] = is_affine(kLayout) ? Isa::zero() : Isa::broadcast(&x[t].bias);
+      if constexpr (kLayout == CodeLayout::kNibbleSymmetric) {
+        sum[t] = Isa::template shift_right<4>(sum[t]);  // the centre is 8, not 128
+      }
+    }
+    Isa::template dot<0, 8, kTokens>(w, x, sum);
+    for (int t = 0; t < kTokens; ++t) {
+      const auto scale = Isa::mul(s0, Isa::broadcast(&x[t].scale));
+      acc[t] = Isa::fma(Isa::to_floats(sum[t]), scale, acc[t]);
+      if constexpr (is_affine(kLayout)) {
+        acc[t] = Isa::fma(s1, Isa::broadcast(&x[t].scaled_sum), acc[t]);
+      }
+    }
+  }
+}
+
+// The same for n tokens: as many groups of kTokens as there are, the rest in smaller groups.
+template <class Isa, CodeLayout kLayout, int kTokens>
+[[gnu::always_inline]] inline void add_unit_n(
+    typename Isa::Floats* acc, const typename Isa::template Weights<has_nibbles(kLayout)>& w,
+    typename Isa::Floats s0, typename Isa::Floats s1, const ActivationBlock* x, int64_t n) {
+  int64_t t = 0;
+  for (; t + kTokens <= n; t += kTokens) {
+    add_unit<Isa, kLayout, kTokens>(acc + t, w, s0, s1, x + t);
+  }
+  if constexpr (kTokens > 1) {
+    add_unit_n<Isa, kLayout, kTokens / 2>(acc + t, w, s0, s1, x + t, n - t);
   }
 }
 
@@ -76,7 +103,7 @@ void multiply_quantized(const PanelRun& run, const ActivationBlock* x) {
         const auto w = Isa::template load_codes<kNibbles>(codes);
         const Floats s0 = Scales::load(scales, 0);
         const Floats s1 = Scales::load(scales, kLastScale);
-        sum = add_unit<Isa, kLayout>(sum, w, s0, s1, *block++);
+        add_unit<Isa, kLayout, 1>(&sum, w, s0, s1, block++);
       }
       write_rows<Isa>(run, row, 0, sum);
       continue;
@@ -86,9 +113,8 @@ void multiply_quantized(const PanelRun& run, const ActivationBlock* x) {
       const auto w = Isa::template load_codes<kNibbles>(codes);
       const Floats s0 = Scales::load(scales, 0);
       const Floats s1 = Scales::load(scales, kLastScale);
-      for (int64_t t = 0; t < n; ++t) {
-        acc[t] = add_unit<Isa, kLayout>(acc[t], w, s0, s1, *block++);
-      }
+      add_unit_n<Isa, kLayout, Isa::kTokenGroup>(acc, w, s0, s1, block, n);
+      block += n;
     }
     for (int64_t t = 0; t < n; ++t) write_rows<Isa>(run, row, t, acc[t]);
   }

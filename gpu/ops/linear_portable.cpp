@@ -22,6 +22,7 @@ struct Portable {
     const std::byte* codes;
   };
   static constexpr int kPlainTokens = 2;
+  static constexpr int kTokenGroup = 1;
 
   template <class T, class F>
   static Lanes<T> each(F f) {
@@ -96,8 +97,9 @@ struct Portable {
     return {p};
   }
 
-  template <int kFirst, int kLast, bool kNibbles>
-  static Ints dot(const Weights<kNibbles>& w, const int8_t* x, Ints sum) {
+  template <int kFirst, int kLast, int kTokens, bool kNibbles>
+  static void dot(const Weights<kNibbles>& w, const ActivationBlock* x, Ints* sum) {
+    static_assert(kTokens == 1);
     for (int j = kFirst; j < kLast; ++j) {
       const std::byte* part = w.codes + 64 * (kNibbles ? j % 4 : j);
       const int shift = kNibbles && j >= 4 ? 4 : 0;
@@ -105,11 +107,10 @@ struct Portable {
         for (int64_t i = 0; i < 4; ++i) {
           const auto byte = std::to_integer<int32_t>(part[4 * row + i]);
           const int32_t code = kNibbles ? (byte >> shift) & 15 : byte;
-          sum.v[row] += code * x[4 * j + i];
+          sum->v[row] += code * x->q[4 * j + i];
         }
       }
     }
-    return sum;
   }
 
   static int32_t max_magnitude_bits(const float* x) {
