@@ -18,12 +18,12 @@ constexpr int32_t kTile = 64;
 
 struct AttentionScratch {
   // Rows are `stride` apart: head_dim rounded up to whole vectors, the padding zero.
-  alignas(64) float k[kTile * kMaxHeadDim];
-  alignas(64) float v[kTile * kMaxHeadDim];
+  alignas(64) float tile[kTile * kMaxHeadDim];           // K, then V of the same positions
   alignas(64) float q[kMaxItemQueries * kMaxHeadDim];    // scaled
   alignas(64) float acc[kMaxItemQueries * kMaxHeadDim];  // unnormalised output
   alignas(64) float p[kMaxItemQueries * kTile];          // scores, then probabilities
   float max[kMaxItemQueries];
+  float old_max[kMaxItemQueries];
   float sum[kMaxItemQueries];
   float rescale[kMaxItemQueries];
   int32_t begin[kMaxItemQueries];  // visible positions of the tile
@@ -38,82 +38,108 @@ int32_t visible_begin(int32_t position, int32_t window) {
   return window > 0 ? at_least(position + 1 - window, 0) : 0;
 }
 
+/// Vectors per row: kColumns where it is known when compiling, for the usual head sizes, else 0.
+template <int kColumns>
+constexpr int32_t row_stride(int32_t stride) {
+  return kColumns > 0 ? kColumns * Vec::kWidth : stride;
+}
+
 /// Expands K (what = 0) or V (what = 1) of positions [begin, end) of the tile at `base`, and asks
-/// the cache for the same rows of the next tile, below `context`.
+/// the cache for the same rows of the next tile, below the row's context.
+template <int kColumns>
 void load_tile(float* out, int32_t stride, const AttentionJob& job, const AttentionItem& item,
                int32_t base, int32_t begin, int32_t end, int what) {
+  constexpr int kW = Vec::kWidth;
+  stride = row_stride<kColumns>(stride);
   const int32_t dim = job.shape.head_dim;
-  const int64_t size = job.kv.dtype == DType::kF16 ? 2 : 4;
-  const int64_t slot_bytes = int64_t{2} * job.kv.n_kv_heads * dim * size;
+  const bool halves = job.kv.dtype == DType::kF16;
+  const int64_t row_bytes = int64_t{dim} * (halves ? 2 : 4);
+  const int64_t slot_bytes = 2 * job.kv.n_kv_heads * row_bytes;
   const char* data =
-      static_cast<const char*>(job.kv.data) + (int64_t{2} * item.kv_head + what) * dim * size;
+      static_cast<const char*>(job.kv.data) + (int64_t{2} * item.kv_head + what) * row_bytes;
   const int32_t* slots = item.row.slots + base;
   const int32_t ahead = item.row.context - base;  // positions from the tile's first on
   for (int32_t j = begin; j < end; ++j) {
-    if (j + kTile < ahead) {
+    if (j + kTile < ahead) {  // into the second-level cache: the first is full of this tile
       const char* next = data + slots[j + kTile] * slot_bytes;
-      for (int64_t b = 0; b < dim * size; b += 64) __builtin_prefetch(next + b);
+      for (int64_t b = 0; b < row_bytes; b += 64) __builtin_prefetch(next + b, 0, 2);
     }
     const char* row = data + slots[j] * slot_bytes;
     float* to = out + j * stride;
-    if (job.kv.dtype == DType::kF16)
+    if (kColumns > 0 && halves) {  // no padding: the stride is the head size
+      for (int c = 0; c < kColumns; ++c)
+        Vec::store(to + c * kW, Vec::load_f16(reinterpret_cast<const uint16_t*>(row) + c * kW));
+      continue;
+    }
+    if (halves)
       floats_from_f16(to, reinterpret_cast<const uint16_t*>(row), dim);
     else
-      __builtin_memcpy(to, row, static_cast<uint64_t>(dim) * 4);
+      __builtin_memcpy(to, row, static_cast<uint64_t>(row_bytes));
     for (int32_t d = dim; d < stride; ++d) to[d] = 0.0F;
   }
 }
 
-/// Scores and probabilities of query i against the tile.
+/// Scores of query i against the tile, and their maximum.
+template <int kColumns>
 void score(AttentionScratch& s, int32_t stride, int32_t i) {
   constexpr int kW = Vec::kWidth;
+  stride = row_stride<kColumns>(stride);
   const int32_t begin = s.begin[i];
   const int32_t end = s.end[i];
   const float* q = s.q + i * stride;
   float* p = s.p + i * kTile;
   const F hidden = Vec::set1(-__builtin_inff());
-  const int32_t first = begin / kW * kW;
   F best = hidden;
-  for (int32_t j = first; j < end; j += kW) {
+  for (int32_t j = begin / kW * kW; j < end; j += kW) {
+    const float* k = s.tile + j * stride;
     F dot[kW];
     for (F& d : dot) d = Vec::zero();
     for (int32_t c = 0; c < stride; c += kW) {
       const F query = Vec::load(q + c);
-      for (int r = 0; r < kW; ++r)
-        dot[r] = Vec::fma(query, Vec::load(s.k + (j + r) * stride + c), dot[r]);
+      for (int r = 0; r < kW; ++r) dot[r] = Vec::fma(query, Vec::load(k + r * stride + c), dot[r]);
     }
     const F scores = Vec::keep_lanes(Vec::sum_each(dot), begin - j, end - j, hidden);
     Vec::store(p + j, scores);
     best = Vec::max(scores, best);  // keeps `best` where a score is NaN
   }
   const float tile_max = Vec::largest(best);
-  const float new_max = tile_max > s.max[i] ? tile_max : s.max[i];
-  float factor[kW];
-  Vec::store(factor, vec_exp(Vec::set1(s.max[i] - new_max)));
+  s.old_max[i] = s.max[i];
+  s.max[i] = tile_max > s.max[i] ? tile_max : s.max[i];
+}
+
+/// Scores of query i to probabilities, relative to the maximum so far.
+void exponentiate(AttentionScratch& s, int32_t i) {
+  constexpr int kW = Vec::kWidth;
+  const int32_t begin = s.begin[i];
+  const int32_t end = s.end[i];
+  float* p = s.p + i * kTile;
+  const F max = Vec::set1(s.max[i]);
   F total = Vec::zero();
-  for (int32_t j = first; j < end; j += kW) {
+  for (int32_t j = begin / kW * kW; j < end; j += kW) {
     // Hidden lanes become exactly 0 and leave the sum as it is.
-    const F e = Vec::keep_lanes(vec_exp(Vec::sub(Vec::load(p + j), Vec::set1(new_max))), begin - j,
-                                end - j, Vec::zero());
+    const F e =
+        Vec::keep_lanes(vec_exp(Vec::sub(Vec::load(p + j), max)), begin - j, end - j, Vec::zero());
     Vec::store(p + j, e);
     total = Vec::add(total, e);
   }
+  float factor[kW];
+  Vec::store(factor, vec_exp(Vec::sub(Vec::set1(s.old_max[i]), max)));
   s.rescale[i] = factor[0];
   s.sum[i] = s.sum[i] * factor[0] + Vec::sum(total);
-  s.max[i] = new_max;
 }
 
 /// acc = acc * rescale + P V for queries [i, i + Q) that see the same positions, columns
 /// [column, column + N * width).
-template <int Q, int N>
+template <int Q, int N, int kColumns>
 void accumulate_columns(AttentionScratch& s, int32_t stride, int32_t i, int32_t column) {
   constexpr int kW = Vec::kWidth;
+  stride = row_stride<kColumns>(stride);
   float* acc = s.acc + i * stride + column;
   F a[Q][N];
   for (int q = 0; q < Q; ++q)
     for (int n = 0; n < N; ++n)
       a[q][n] = Vec::mul(Vec::load(acc + q * stride + n * kW), Vec::set1(s.rescale[i + q]));
-  const float* v = s.v + column;
+  const float* v = s.tile + column;
   const float* p = s.p + i * kTile;
   for (int32_t j = s.begin[i]; j < s.end[i]; ++j) {
     F row[N];
@@ -127,12 +153,43 @@ void accumulate_columns(AttentionScratch& s, int32_t stride, int32_t i, int32_t 
     for (int n = 0; n < N; ++n) Vec::store(acc + q * stride + n * kW, a[q][n]);
 }
 
-template <int Q>
+template <int Q, int kColumns>
 void accumulate(AttentionScratch& s, int32_t stride, int32_t i) {
+  constexpr int kW = Vec::kWidth;
+  stride = row_stride<kColumns>(stride);
   int32_t c = 0;
-  for (; c + Vec::kUnroll * Vec::kWidth <= stride; c += Vec::kUnroll * Vec::kWidth)
-    accumulate_columns<Q, Vec::kUnroll>(s, stride, i, c);
-  for (; c < stride; c += Vec::kWidth) accumulate_columns<Q, 1>(s, stride, i, c);
+  for (; c + Vec::kUnroll * kW <= stride; c += Vec::kUnroll * kW)
+    accumulate_columns<Q, Vec::kUnroll, kColumns>(s, stride, i, c);
+  for (; c < stride; c += kW) accumulate_columns<Q, 1, kColumns>(s, stride, i, c);
+}
+
+/// Positions [begin, end) of the tile at `base` for all queries of an item.
+template <int kColumns>
+void attend_tile(AttentionScratch& s, int32_t stride, const AttentionJob& job,
+                 const AttentionItem& item, int32_t base, int32_t begin, int32_t end) {
+  const int32_t n_queries = item.n * (item.head_end - item.head_begin);
+  load_tile<kColumns>(s.tile, stride, job, item, base, begin, end, 0);
+  for (int32_t i = 0; i < n_queries; ++i)
+    if (s.begin[i] < s.end[i]) score<kColumns>(s, stride, i);
+  for (int32_t i = 0; i < n_queries; ++i)
+    if (s.begin[i] < s.end[i]) exponentiate(s, i);
+  load_tile<kColumns>(s.tile, stride, job, item, base, begin, end, 1);
+  for (int32_t i = 0; i < n_queries;) {
+    int32_t n = 1;
+    while (n < 4 && i + n < n_queries && s.begin[i + n] == s.begin[i] && s.end[i + n] == s.end[i])
+      ++n;
+    if (s.begin[i] < s.end[i]) {
+      if (n == 4)
+        accumulate<4, kColumns>(s, stride, i);
+      else if (n == 3)
+        accumulate<3, kColumns>(s, stride, i);
+      else if (n == 2)
+        accumulate<2, kColumns>(s, stride, i);
+      else
+        accumulate<1, kColumns>(s, stride, i);
+    }
+    i += n;
+  }
 }
 
 void attend(const AttentionJob& job, const AttentionItem& item) {
@@ -159,30 +216,17 @@ void attend(const AttentionJob& job, const AttentionItem& item) {
   for (int32_t base = all_begin / kTile * kTile; base < all_end; base += kTile) {
     const int32_t begin = at_least(all_begin - base, 0);
     const int32_t end = at_most(all_end - base, kTile);
-    load_tile(s.k, stride, job, item, base, begin, end, 0);
-    load_tile(s.v, stride, job, item, base, begin, end, 1);
     for (int32_t i = 0; i < n_queries; ++i) {
       const int32_t own = position + i / group;
       s.begin[i] = at_least(visible_begin(own, job.window) - base, 0);
       s.end[i] = at_most(own + 1 - base, kTile);
-      if (s.begin[i] < s.end[i]) score(s, stride, i);
     }
-    for (int32_t i = 0; i < n_queries;) {
-      int32_t n = 1;
-      while (n < 4 && i + n < n_queries && s.begin[i + n] == s.begin[i] && s.end[i + n] == s.end[i])
-        ++n;
-      if (s.begin[i] < s.end[i]) {
-        if (n == 4)
-          accumulate<4>(s, stride, i);
-        else if (n == 3)
-          accumulate<3>(s, stride, i);
-        else if (n == 2)
-          accumulate<2>(s, stride, i);
-        else
-          accumulate<1>(s, stride, i);
-      }
-      i += n;
-    }
+    if (dim == 64)
+      attend_tile<64 / Vec::kWidth>(s, stride, job, item, base, begin, end);
+    else if (dim == 128)
+      attend_tile<128 / Vec::kWidth>(s, stride, job, item, base, begin, end);
+    else
+      attend_tile<0>(s, stride, job, item, base, begin, end);
   }
   for (int32_t i = 0; i < n_queries; ++i) {
     float* out = job.out + (static_cast<int64_t>(item.row.token_begin + item.first + i / group) *

@@ -1,4 +1,8 @@
 // Compiled with the flags of its instruction set, see CMakeLists.txt.
+#if !defined(__AVX2__)
+#error "this file needs the AVX2 flags of gpu/ops/CMakeLists.txt"
+#endif
+
 #include "gpu/ops/kernels_attention.h"
 #include "gpu/ops/kernels_token.h"
 #include "gpu/ops/kernels_vocab.h"

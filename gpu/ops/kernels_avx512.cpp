@@ -1,4 +1,8 @@
 // Compiled with the flags of its instruction set, see CMakeLists.txt.
+#if !defined(__AVX512F__)
+#error "this file needs the AVX-512 flags of gpu/ops/CMakeLists.txt"
+#endif
+
 #include "gpu/ops/kernels_attention.h"
 #include "gpu/ops/kernels_token.h"
 #include "gpu/ops/kernels_vocab.h"

@@ -25,6 +25,9 @@ struct Vec {
 
   static F load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+  static F load_f16(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
   static F zero() { return _mm512_setzero_ps(); }
   static F set1(float x) { return _mm512_set1_ps(x); }
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
@@ -82,6 +85,9 @@ struct Vec {
 
   static F load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, F x) { _mm256_storeu_ps(p, x); }
+  static F load_f16(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   static F zero() { return _mm256_setzero_ps(); }
   static F set1(float x) { return _mm256_set1_ps(x); }
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
@@ -149,6 +155,9 @@ struct Vec {
   }
   static void store(float* p, const F& x) {
     for (int i = 0; i < kWidth; ++i) p[i] = x.v[i];
+  }
+  static F load_f16(const uint16_t* p) {
+    return make([=](int i) { return float_from_f16(p[i]); });
   }
   static F zero() { return set1(0.0F); }
   static F set1(float x) {
