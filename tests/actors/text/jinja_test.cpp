@@ -167,7 +167,8 @@ TEST(JinjaHostile, TooMuchWorkIsRefused) {
 
 TEST(JinjaHostile, CutsAndFlipsOfATemplateNeverCrash) {
   // Every prefix, and every byte replaced by a few characters that mean something.
-  for (const auto& row : template_goldens("templates.json")["templates"]) {
+  const auto goldens = template_goldens("templates.json");
+  for (const auto& row : goldens["templates"]) {
     const std::string source = row["template"];
     const auto inputs = inputs_for({{"user", "hi", ""}, {"assistant", "yo", ""}});
     const size_t step = source.size() / 60 + 1;
