@@ -32,7 +32,7 @@ size_t bytes_of(const ChatTemplate::Inputs& inputs) {
 
 /// Room for a template that walks every message some dozens of times, not for one that never ends.
 jinja::Budget budget_for(const ChatTemplate::Inputs& inputs) {
-  constexpr int64_t kFixed = int64_t{128} << 20U;
+  constexpr int64_t kFixed = int64_t{64} << 20U;
   return jinja::Budget(kFixed + 64 * static_cast<int64_t>(bytes_of(inputs)) +
                        100'000 * static_cast<int64_t>(inputs.messages.size()));
 }

@@ -222,6 +222,7 @@ Value indent(Interpreter& run, const Value& operand, const Arguments& arguments)
     out.append(text, at, next);
     at = next;
   }
+  if (bytes.ends_with('\n') && flag(arguments, 2, "blank")) out.append(margin);
   return Value::text(std::move(out));
 }
 

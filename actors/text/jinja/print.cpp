@@ -42,7 +42,7 @@ Text string_repr(const Text& text) {
   for (size_t at = 0; at < bytes.size();) {
     const CodePoint c = code_point_at(bytes, at);
     const Origin origin = origin_at(text, at, run);
-    std::array<char, 8> escape{};
+    std::array<char, 12> escape{};
     if (c.value == '\n') {
       out.append("\\n", origin);
     } else if (c.value == '\r') {
@@ -52,8 +52,11 @@ Text string_repr(const Text& text) {
     } else if (c.value == '\\' || c.value == static_cast<char32_t>(quote)) {
       out.append("\\", origin);
       out.append(text, at, at + 1);
-    } else if (c.value < 0x20 || (c.value >= 0x7F && c.value <= 0xA0) || c.value == 0xAD) {
-      std::snprintf(escape.data(), escape.size(), "\\x%02x", static_cast<unsigned>(c.value));
+    } else if (!is_printable(c.value)) {
+      const char* format = c.value < 0x100     ? "\\x%02x"
+                           : c.value < 0x10000 ? "\\u%04x"
+                                               : "\\U%08x";
+      std::snprintf(escape.data(), escape.size(), format, static_cast<unsigned>(c.value));
       out.append(escape.data(), origin);
     } else {
       out.append(text, at, at + c.bytes);
@@ -71,13 +74,14 @@ Text json_string(const Text& text) {
   size_t run = 0;
   for (size_t at = 0; at < bytes.size(); ++at) {
     const auto c = static_cast<unsigned char>(bytes[at]);
-    const std::string_view names = "b\bf\fn\nr\rt\t\"\"\\\\";
-    const size_t name = names.find(static_cast<char>(c), 1);
+    // What follows the backslash, then the character, in pairs.
+    constexpr std::string_view kNames = "b\bf\fn\nr\rt\t\"\"\\\\";
+    const size_t name = kNames.rfind(static_cast<char>(c));
     const Origin origin = origin_at(text, at, run);
     std::array<char, 8> escape{};
     if (name != std::string_view::npos && name % 2 == 1) {
       out.append("\\", origin);
-      out.append(names.substr(name - 1, 1), origin);
+      out.append(kNames.substr(name - 1, 1), origin);
     } else if (c < 0x20) {
       std::snprintf(escape.data(), escape.size(), "\\u%04x", static_cast<unsigned>(c));
       out.append(escape.data(), origin);

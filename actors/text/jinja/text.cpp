@@ -92,6 +92,11 @@ bool is_space(char32_t c) {
          c == 0x3000;
 }
 
+bool is_printable(char32_t c) {
+  constexpr uint32_t kHidden = U_GC_C_MASK | U_GC_Z_MASK;
+  return c == ' ' || (U_GET_GC_MASK(static_cast<UChar32>(c)) & kHidden) == 0;
+}
+
 namespace {
 
 bool strips(std::string_view character, char32_t value, const std::string* set) {

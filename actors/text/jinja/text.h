@@ -53,6 +53,8 @@ size_t length(std::string_view text);
 
 /// Python's str.isspace().
 bool is_space(char32_t code_point);
+/// Python's str.isprintable().
+bool is_printable(char32_t code_point);
 /// Offset behind the leading / of the trailing characters that are in `set`, or white space when
 /// `set` is null.
 size_t strip_left(std::string_view text, const std::string* set);
