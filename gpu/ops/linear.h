@@ -23,7 +23,8 @@ struct MatrixSlice {
 
 /// How weights are kept and multiplied.
 enum class WeightMode {
-  kFast,   // as quantised in the file, repacked for the instruction set; activations as int8 blocks
+  kFast,   // as quantised in the file, repacked for the instruction set; activations as blocks of
+           // two int8 codes each
   kExact,  // expanded to fp32, plain fp32 arithmetic: the oracle
 };
 

@@ -85,6 +85,13 @@ struct Avx2 {
     return {_mm256_cvtepi32_ps(v.low), _mm256_cvtepi32_ps(v.high)};
   }
   template <int kBits>
+  TROUPE_INLINE Ints shift_left(Ints v) {
+    return {_mm256_slli_epi32(v.low, kBits), _mm256_slli_epi32(v.high, kBits)};
+  }
+  TROUPE_INLINE Ints add(Ints a, Ints b) {
+    return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+  }
+  template <int kBits>
   TROUPE_INLINE Ints shift_right(Ints v) {
     return {_mm256_srai_epi32(v.low, kBits), _mm256_srai_epi32(v.high, kBits)};
   }
@@ -154,13 +161,13 @@ struct Avx2 {
     return {_mm256_madd_epi16(sum.low, ones), _mm256_madd_epi16(sum.high, ones)};
   }
 
-  template <int kFirst, int kLast, int kTokens, bool kNibbles>
+  template <int kFirst, int kLast, int kTokens, int kPart, bool kNibbles>
   TROUPE_INLINE void dot(const Weights<kNibbles>& w, const ActivationBlock* x, Ints* sum) {
     for (int t = 0; t < kTokens; ++t) {
-      const Ints low = dot_nibbles<kFirst, kLast>(w.part[0], x[t].q);
+      const Ints low = dot_nibbles<kFirst, kLast>(w.part[0], x[t].q[kPart]);
       sum[t] = {_mm256_add_epi32(sum[t].low, low.low), _mm256_add_epi32(sum[t].high, low.high)};
       if constexpr (!kNibbles) {
-        const Ints high = dot_nibbles<kFirst, kLast>(w.part[1], x[t].q);
+        const Ints high = dot_nibbles<kFirst, kLast>(w.part[1], x[t].q[kPart]);
         sum[t] = {_mm256_add_epi32(sum[t].low, _mm256_slli_epi32(high.low, 4)),
                   _mm256_add_epi32(sum[t].high, _mm256_slli_epi32(high.high, 4))};
       }
@@ -183,12 +190,22 @@ struct Avx2 {
   TROUPE_INLINE __m256i round_8(const float* x, float inverse) {
     return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), _mm256_set1_ps(inverse)));
   }
-  TROUPE_INLINE int32_t round_16(const float* x, float inverse, int8_t* q) {
-    const __m256i a = round_8(x, inverse);
-    const __m256i b = round_8(x + 8, inverse);
+  TROUPE_INLINE __m256i high_part(__m256i v) {
+    return _mm256_srai_epi32(_mm256_add_epi32(v, _mm256_set1_epi32(128)), 8);
+  }
+  TROUPE_INLINE void store_bytes(int8_t* q, __m256i a, __m256i b) {
     const __m128i a16 = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
     const __m128i b16 = _mm_packs_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm_packs_epi16(a16, b16));
+  }
+  TROUPE_INLINE int32_t round_16(const float* x, float inverse, int8_t* coarse, int8_t* fine) {
+    const __m256i a = round_8(x, inverse);
+    const __m256i b = round_8(x + 8, inverse);
+    const __m256i a_high = high_part(a);
+    const __m256i b_high = high_part(b);
+    store_bytes(coarse, a_high, b_high);
+    store_bytes(fine, _mm256_sub_epi32(a, _mm256_slli_epi32(a_high, 8)),
+                _mm256_sub_epi32(b, _mm256_slli_epi32(b_high, 8)));
     const __m256i both = _mm256_add_epi32(a, b);
     __m128i v = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
     v = _mm_add_epi32(v, _mm_shuffle_epi32(v, 0x4e));

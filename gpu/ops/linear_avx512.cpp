@@ -51,6 +51,11 @@ struct Avx512 {
   TROUPE_INLINE Ints shift_right(Ints v) {
     return _mm512_srai_epi32(v, kBits);
   }
+  template <int kBits>
+  TROUPE_INLINE Ints shift_left(Ints v) {
+    return _mm512_slli_epi32(v, kBits);
+  }
+  TROUPE_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 
   TROUPE_INLINE Doubles widen(Floats v) {
     return {_mm512_cvtps_pd(_mm512_castps512_ps256(v)),
@@ -92,7 +97,7 @@ struct Avx512 {
     __builtin_memcpy(&four, x, sizeof four);
     return _mm512_set1_epi32(four);
   }
-  template <int kFirst, int kLast, int kTokens, bool kNibbles>
+  template <int kFirst, int kLast, int kTokens, int kPart, bool kNibbles>
   TROUPE_INLINE void dot(const Weights<kNibbles>& w, const ActivationBlock* x, Ints* sum) {
     constexpr int kChains = kTokens == 1 ? 2 : 1;  // a token alone overlaps with itself
     Ints second = zero();
@@ -101,7 +106,7 @@ struct Avx512 {
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) {
         Ints& to = kChains == 2 && j % 2 == 1 ? second : sum[t];
-        to = _mm512_dpbusd_epi32(to, w.part[j], broadcast_four(x[t].q + 4 * j));
+        to = _mm512_dpbusd_epi32(to, w.part[j], broadcast_four(x[t].q[kPart] + 4 * j));
       }
     }
     if constexpr (kChains == 2) *sum = _mm512_add_epi32(*sum, second);
@@ -113,10 +118,13 @@ struct Avx512 {
         _mm512_max_epi32(_mm512_and_si512(_mm512_loadu_si512(x), magnitude),
                          _mm512_and_si512(_mm512_loadu_si512(x + 16), magnitude)));
   }
-  TROUPE_INLINE int32_t round_16(const float* x, float inverse, int8_t* q) {
+  TROUPE_INLINE int32_t round_16(const float* x, float inverse, int8_t* coarse, int8_t* fine) {
     const __m512i v =
         _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtsepi32_epi8(v));
+    const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(128)), 8);
+    const __m512i low = _mm512_sub_epi32(v, _mm512_slli_epi32(high, 8));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(coarse), _mm512_cvtepi32_epi8(high));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(fine), _mm512_cvtepi32_epi8(low));
     return _mm512_reduce_add_epi32(v);
   }
 #undef TROUPE_INLINE

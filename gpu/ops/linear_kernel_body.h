@@ -23,6 +23,16 @@ struct UnitScales {
   }
 };
 
+// sum[t] = codes times activations: the coarse parts, moved up, and the fine parts.
+template <class Isa, int kFirst, int kLast, int kTokens, class Weights>
+[[gnu::always_inline]] inline void dot_both(const Weights& w, const ActivationBlock* x,
+                                            typename Isa::Ints* sum) {
+  for (int t = 0; t < kTokens; ++t) sum[t] = Isa::zero();
+  Isa::template dot<kFirst, kLast, kTokens, 0>(w, x, sum);
+  for (int t = 0; t < kTokens; ++t) sum[t] = Isa::template shift_left<8>(sum[t]);
+  Isa::template dot<kFirst, kLast, kTokens, 1>(w, x, sum);
+}
+
 // acc[t] += the product of one unit of sixteen rows with 32 activations, for kTokens tokens side by
 // side: one token's eight dot products wait for each other, so tokens are interleaved.
 template <class Isa, CodeLayout kLayout, int kTokens>
@@ -31,27 +41,28 @@ template <class Isa, CodeLayout kLayout, int kTokens>
     typename Isa::Floats s0, typename Isa::Floats s1, const ActivationBlock* x) {
   typename Isa::Ints sum[kTokens];
   if constexpr (kLayout == CodeLayout::kByteSplitF32) {
-    for (int t = 0; t < kTokens; ++t) sum[t] = Isa::broadcast(&x[t].half_bias[0]);
-    Isa::template dot<0, 4, kTokens>(w, x, sum);
+    dot_both<Isa, 0, 4, kTokens>(w, x, sum);
     for (int t = 0; t < kTokens; ++t) {
+      sum[t] = Isa::add(sum[t], Isa::broadcast(&x[t].half_bias[0]));
       const auto scale = Isa::mul(s0, Isa::broadcast(&x[t].scale));
       acc[t] = Isa::fma(Isa::to_floats(sum[t]), scale, acc[t]);
-      sum[t] = Isa::broadcast(&x[t].half_bias[1]);
     }
-    Isa::template dot<4, 8, kTokens>(w, x, sum);
+    dot_both<Isa, 4, 8, kTokens>(w, x, sum);
     for (int t = 0; t < kTokens; ++t) {
+      sum[t] = Isa::add(sum[t], Isa::broadcast(&x[t].half_bias[1]));
       const auto scale = Isa::mul(s1, Isa::broadcast(&x[t].scale));
       acc[t] = Isa::fma(Isa::to_floats(sum[t]), scale, acc[t]);
     }
   } else {
+    dot_both<Isa, 0, 8, kTokens>(w, x, sum);
     for (int t = 0; t < kTokens; ++t) {
-      sum[t] = is_affine(kLayout) ? Isa::zero() : Isa::broadcast(&x[t].bias);
-      if constexpr (kLayout == CodeLayout::kNibbleSymmetric) {
-        sum[t] = Isa::template shift_right<4>(sum[t]);  // the centre is 8, not 128
+      if constexpr (!is_affine(kLayout)) {
+        auto bias = Isa::broadcast(&x[t].bias);
+        if constexpr (kLayout == CodeLayout::kNibbleSymmetric) {
+          bias = Isa::template shift_right<4>(bias);  // the centre is 8, not 128
+        }
+        sum[t] = Isa::add(sum[t], bias);
       }
-    }
-    Isa::template dot<0, 8, kTokens>(w, x, sum);
-    for (int t = 0; t < kTokens; ++t) {
       const auto scale = Isa::mul(s0, Isa::broadcast(&x[t].scale));
       acc[t] = Isa::fma(Isa::to_floats(sum[t]), scale, acc[t]);
       if constexpr (is_affine(kLayout)) {
@@ -205,7 +216,7 @@ template <class Isa>
   __builtin_memcpy(&max, &max_bits, sizeof max);
   // Below this 127 / max would overflow; nothing a model computes with is that small.
   if (max < 1e-30F) return {0.0F, 0.0F};
-  return {max / 127.0F, 127.0F / max};
+  return {max / (127.0F * 256.0F), 127.0F * 256.0F / max};
 }
 
 template <class Isa>
@@ -215,9 +226,9 @@ void quantize_row(const float* x, int64_t units, ActivationBlock* out, int64_t s
     int32_t sums[2] = {0, 0};
     for (int h = 0; h < 2; ++h) {
       if (s.inverse == 0.0F) {
-        for (int i = 0; i < 16; ++i) out->q[16 * h + i] = 0;
+        for (int i = 0; i < 16; ++i) out->q[0][16 * h + i] = out->q[1][16 * h + i] = 0;
       } else {
-        sums[h] = Isa::round_16(x + 16 * h, s.inverse, out->q + 16 * h);
+        sums[h] = Isa::round_16(x + 16 * h, s.inverse, out->q[0] + 16 * h, out->q[1] + 16 * h);
       }
       out->half_bias[h] = -128 * sums[h];
     }

@@ -22,13 +22,14 @@ constexpr int64_t kPanelRows = 16;
 constexpr int64_t kTileTokens = 64;  // tokens that share one pass over a panel
 constexpr int64_t kCacheLine = 64;
 
-/// 32 activations of one token as x ~ scale * q. Not finite input gives scale NaN and q zero, which
-/// makes all outputs of that token NaN.
+/// 32 activations of one token as x ~ scale * (256 * q[0] + q[1]): two int8 codes each, so that the
+/// rounding of activations is no error beside that of the weights. Not finite input gives scale NaN
+/// and q zero, which makes all outputs of that token NaN.
 struct alignas(kCacheLine) ActivationBlock {
-  int8_t q[kUnit];
+  int8_t q[2][kUnit];  // coarse, fine
   float scale;
-  float scaled_sum;      // scale * sum(q), what an affine offset is multiplied by
-  int32_t bias;          // -128 * sum(q): takes the centre of symmetric byte codes out
+  float scaled_sum;      // scale * sum, what an affine offset is multiplied by
+  int32_t bias;          // -128 * sum: takes the centre of symmetric byte codes out
   int32_t half_bias[2];  // the same for each half
 };
 

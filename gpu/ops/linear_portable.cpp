@@ -79,6 +79,10 @@ struct Portable {
     return each<float>([&](int64_t i) { return static_cast<float>(v.v[i]); });
   }
   template <int kBits>
+  static Ints shift_left(const Ints& v) {
+    return each<int32_t>([&](int64_t i) { return v.v[i] * (1 << kBits); });
+  }
+  template <int kBits>
   static Ints shift_right(const Ints& v) {
     return each<int32_t>([&](int64_t i) { return v.v[i] >> kBits; });
   }
@@ -97,7 +101,7 @@ struct Portable {
     return {p};
   }
 
-  template <int kFirst, int kLast, int kTokens, bool kNibbles>
+  template <int kFirst, int kLast, int kTokens, int kPart, bool kNibbles>
   static void dot(const Weights<kNibbles>& w, const ActivationBlock* x, Ints* sum) {
     static_assert(kTokens == 1);
     for (int j = kFirst; j < kLast; ++j) {
@@ -107,7 +111,7 @@ struct Portable {
         for (int64_t i = 0; i < 4; ++i) {
           const auto byte = std::to_integer<int32_t>(part[4 * row + i]);
           const int32_t code = kNibbles ? (byte >> shift) & 15 : byte;
-          sum->v[row] += code * x->q[4 * j + i];
+          sum->v[row] += code * x->q[kPart][4 * j + i];
         }
       }
     }
@@ -123,11 +127,13 @@ struct Portable {
     }
     return max;
   }
-  static int32_t round_16(const float* x, float inverse, int8_t* q) {
+  static int32_t round_16(const float* x, float inverse, int8_t* coarse, int8_t* fine) {
     int32_t sum = 0;
     for (int64_t i = 0; i < 16; ++i) {
       const auto rounded = static_cast<int32_t>(std::nearbyint(x[i] * inverse));
-      q[i] = static_cast<int8_t>(rounded);
+      const int32_t high = (rounded + 128) >> 8;
+      coarse[i] = static_cast<int8_t>(high);
+      fine[i] = static_cast<int8_t>(rounded - high * 256);
       sum += rounded;
     }
     return sum;

@@ -27,14 +27,15 @@ std::vector<float> random_activations(int64_t n, uint32_t seed) {
 
 bool is_quantised(DType t) { return block_elements(t) > 1; }
 
-// What the fast path promises to multiply with: blocks of 32 in steps of a 127th of the largest.
+// What the fast path promises to multiply with: blocks of 32 in steps of a 32512th (127 * 256) of
+// the largest.
 std::vector<double> rounded_activations(const std::vector<float>& x) {
   std::vector<double> out(x.size());
   for (size_t b = 0; b < x.size(); b += 32) {
     float max = 0;
     for (size_t i = b; i < b + 32; ++i) max = std::max(max, std::fabs(x[i]));
     for (size_t i = b; i < b + 32 && max > 0; ++i) {
-      out[i] = static_cast<double>(max / 127.0F) * std::nearbyint(x[i] * (127.0F / max));
+      out[i] = static_cast<double>(max / 32512.0F) * std::nearbyint(x[i] * (32512.0F / max));
     }
   }
   return out;
