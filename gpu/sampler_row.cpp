@@ -55,7 +55,7 @@ Choice choose_with_noise(LogitSlice logits, const SamplingParams& params, int32_
 
   const int32_t at_peak = first_index_of(logits.values, peak);
   const int32_t peak_token = logits.first + at_peak;
-  k.random_words(words.data(), params.seed, position, static_cast<uint32_t>(peak_token / 4), 1);
+  k.random_words(words.data(), params.seed, position, static_cast<uint32_t>(peak_token) / 4, 1);
   Choice best{score(peak, params.temperature, words[static_cast<size_t>(peak_token % 4)]),
               peak_token, 0};
   const double inverse = 1.0 / static_cast<double>(params.temperature);
@@ -71,8 +71,8 @@ Choice choose_with_noise(LogitSlice logits, const SamplingParams& params, int32_
     for (int32_t h = 0; h < n_hits; ++h) {
       const int32_t i = hits[static_cast<size_t>(h)];
       if (x[begin + i] == kMasked) continue;
-      const Choice c{score(x[begin + i], params.temperature, words[static_cast<size_t>(skip + i)]),
-                     token + i, 0};
+      const uint32_t word = words[static_cast<size_t>(skip) + static_cast<size_t>(i)];
+      const Choice c{score(x[begin + i], params.temperature, word), token + i, 0};
       if (better(c, best)) best = c;
     }
   }
@@ -259,6 +259,7 @@ std::vector<TokenLogprob> top_logprobs(LogitSlice logits, int32_t k, double log_
   }
   std::sort_heap(heap.begin(), heap.end(), more_probable);
   std::vector<TokenLogprob> top;
+  top.reserve(heap.size());
   for (const Candidate& c : heap)
     top.push_back({c.second, static_cast<float>(static_cast<double>(c.first) - log_sum)});
   return top;

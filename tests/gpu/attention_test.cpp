@@ -245,6 +245,8 @@ TEST_P(AttentionTest, BatchInvariant) {
   const auto whole = run({{&seq, slots, n}}, map, 1000, 0, one_);
   for (const int32_t chunk : {1, 2, 7, 16, 64, 100}) {
     for (int32_t end = chunk; end <= n; end += chunk) {
+      // Single tokens: all around the tile edges is enough.
+      if (chunk == 1 && end % 64 > 3 && end % 64 < 61 && end % 16 != 1) continue;
       const std::vector<int32_t> prefix(slots.begin(), slots.begin() + end);
       const auto part = run({{&seq, prefix, chunk}}, map, 1000, 0, chunk % 2 == 0 ? one_ : three_);
       ASSERT_TRUE(same_bits(whole, static_cast<size_t>(end - chunk) * width, part, 0,
