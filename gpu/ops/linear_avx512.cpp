@@ -1,5 +1,10 @@
 #include "gpu/ops/linear_kernel_body.h"
 
+// g++ 12 warns about the undefined operands inside its own intrinsics (GCC bug 105593).
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 // AVX-512 with VNNI: one register is a panel's sixteen rows; vpdpbusd adds four products of an
@@ -99,17 +104,17 @@ struct Avx512 {
   }
   template <int kFirst, int kLast, int kTokens, int kPart, bool kNibbles>
   TROUPE_INLINE void dot(const Weights<kNibbles>& w, const ActivationBlock* x, Ints* sum) {
-    constexpr int kChains = kTokens == 1 ? 2 : 1;  // a token alone overlaps with itself
+    constexpr int n_chains = kTokens == 1 ? 2 : 1;  // a token alone overlaps with itself
     Ints second = zero();
 #pragma GCC unroll 8
     for (int j = kFirst; j < kLast; ++j) {
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) {
-        Ints& to = kChains == 2 && j % 2 == 1 ? second : sum[t];
+        Ints& to = n_chains == 2 && j % 2 == 1 ? second : sum[t];
         to = _mm512_dpbusd_epi32(to, w.part[j], broadcast_four(x[t].q[kPart] + 4 * j));
       }
     }
-    if constexpr (kChains == 2) *sum = _mm512_add_epi32(*sum, second);
+    if constexpr (n_chains == 2) *sum = _mm512_add_epi32(*sum, second);
   }
 
   TROUPE_INLINE int32_t max_magnitude_bits(const float* x) {

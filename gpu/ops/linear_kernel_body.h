@@ -98,32 +98,32 @@ template <class Isa, CodeLayout kLayout>
 void multiply_quantized(const PanelRun& run, const ActivationBlock* x) {
   using Floats = typename Isa::Floats;
   using Scales = UnitScales<Isa, kLayout>;
-  constexpr bool kNibbles = has_nibbles(kLayout);
-  constexpr int64_t kCodeBytes = kPanelRows * kUnit / (kNibbles ? 2 : 1);
-  constexpr int64_t kLastScale = scales_per_unit(kLayout) - 1;
+  constexpr bool nibbles = has_nibbles(kLayout);
+  constexpr int64_t code_bytes = kPanelRows * kUnit / (nibbles ? 2 : 1);
+  constexpr int64_t last_scale = scales_per_unit(kLayout) - 1;
   const int64_t units = run.cols / kUnit;
   const int64_t n = run.n_tokens;
   Floats acc[kTileTokens];
   for (int64_t row = 0; row < run.rows; row += kPanelRows) {
     const std::byte* codes = run.panels + row / kPanelRows * run.panel_stride;
-    const std::byte* scales = codes + units * kCodeBytes;
+    const std::byte* scales = codes + units * code_bytes;
     const ActivationBlock* block = x;
     if (n == 1) {  // decode of one stream: the sum stays in a register
       Floats sum = Isa::zero_floats();
-      for (int64_t u = 0; u < units; ++u, codes += kCodeBytes, scales += Scales::kBytes) {
-        const auto w = Isa::template load_codes<kNibbles>(codes);
+      for (int64_t u = 0; u < units; ++u, codes += code_bytes, scales += Scales::kBytes) {
+        const auto w = Isa::template load_codes<nibbles>(codes);
         const Floats s0 = Scales::load(scales, 0);
-        const Floats s1 = Scales::load(scales, kLastScale);
+        const Floats s1 = Scales::load(scales, last_scale);
         add_unit<Isa, kLayout, 1>(&sum, w, s0, s1, block++);
       }
       write_rows<Isa>(run, row, 0, sum);
       continue;
     }
     for (int64_t t = 0; t < n; ++t) acc[t] = Isa::zero_floats();
-    for (int64_t u = 0; u < units; ++u, codes += kCodeBytes, scales += Scales::kBytes) {
-      const auto w = Isa::template load_codes<kNibbles>(codes);
+    for (int64_t u = 0; u < units; ++u, codes += code_bytes, scales += Scales::kBytes) {
+      const auto w = Isa::template load_codes<nibbles>(codes);
       const Floats s0 = Scales::load(scales, 0);
-      const Floats s1 = Scales::load(scales, kLastScale);
+      const Floats s1 = Scales::load(scales, last_scale);
       add_unit_n<Isa, kLayout, Isa::kTokenGroup>(acc, w, s0, s1, block, n);
       block += n;
     }
@@ -165,15 +165,15 @@ template <class Isa, PlainLayout kLayout, int kTokens>
 [[gnu::always_inline]] inline void multiply_plain_tile(const PanelRun& run, int64_t row,
                                                        const float* x, int64_t token) {
   using P = Plain<Isa, kLayout>;
-  constexpr int64_t kStep = kPanelRows * P::kElementBytes;
+  constexpr int64_t step = kPanelRows * P::kElementBytes;
   const std::byte* w = run.panels + row / kPanelRows * run.panel_stride;
   typename P::Acc even[kTokens];
   typename P::Acc odd[kTokens];
   for (int t = 0; t < kTokens; ++t) even[t] = odd[t] = P::zero();
   int64_t col = 0;
-  for (; col + 1 < run.cols; col += 2, w += 2 * kStep) {
+  for (; col + 1 < run.cols; col += 2, w += 2 * step) {
     const auto w0 = P::weights(w);
-    const auto w1 = P::weights(w + kStep);
+    const auto w1 = P::weights(w + step);
     for (int t = 0; t < kTokens; ++t) {
       const float* xt = x + (token + t) * run.cols + col;
       even[t] = Isa::fma(w0, P::activation(xt), even[t]);
@@ -193,11 +193,11 @@ template <class Isa, PlainLayout kLayout, int kTokens>
 
 template <class Isa, PlainLayout kLayout>
 void multiply_plain(const PanelRun& run, const float* x) {
-  constexpr int kTokens = Isa::kPlainTokens / (kLayout == PlainLayout::kExact ? 2 : 1);
+  constexpr int group = Isa::kPlainTokens / (kLayout == PlainLayout::kExact ? 2 : 1);
   for (int64_t row = 0; row < run.rows; row += kPanelRows) {
     int64_t t = 0;
-    for (; t + kTokens <= run.n_tokens; t += kTokens) {
-      multiply_plain_tile<Isa, kLayout, kTokens>(run, row, x, t);
+    for (; t + group <= run.n_tokens; t += group) {
+      multiply_plain_tile<Isa, kLayout, group>(run, row, x, t);
     }
     for (; t < run.n_tokens; ++t) multiply_plain_tile<Isa, kLayout, 1>(run, row, x, t);
   }
