@@ -175,7 +175,7 @@ Status LoadedCheckpoint::add_indexed(const std::string& directory, const std::st
     }
     const SafetensorsFile*& shard = open[name];
     if (shard == nullptr) {
-      auto file = SafetensorsFile::open(directory + "/" + name);
+      auto file = SafetensorsFile::open((fs::path(directory) / name).string());
       if (!file) return file.error();
       shards_.push_back(std::move(file).value());
       shard = shards_.back().get();
@@ -191,7 +191,7 @@ std::vector<std::string> files_ending(const std::string& directory, std::string_
   std::error_code error;
   for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
-    if (name.ends_with(ending)) out.push_back(directory + "/" + name);
+    if (name.ends_with(ending)) out.push_back(it->path().string());
   }
   std::sort(out.begin(), out.end());
   return out;

@@ -39,6 +39,13 @@ bool read_as(GgufReader& in, Out& out) {
   return true;
 }
 
+bool read_int8(GgufReader& in, int64_t& out) {
+  uint8_t raw = 0;
+  if (!in.number(raw)) return false;
+  out = raw < 128 ? raw : raw - 256;
+  return true;
+}
+
 bool read_bool(GgufReader& in, bool& out) {
   uint8_t raw = 0;
   if (!in.number(raw)) return false;
@@ -82,7 +89,7 @@ bool read_array(GgufReader& in, GgufValue& value) {
   if (!in.number(type) || !in.number(count)) return false;
   switch (type) {
     case kUint8: return read_elements<int64_t>(in, value, count, 1, read_as<uint8_t>);
-    case kInt8: return read_elements<int64_t>(in, value, count, 1, read_as<int8_t>);
+    case kInt8: return read_elements<int64_t>(in, value, count, 1, read_int8);
     case kUint16: return read_elements<int64_t>(in, value, count, 2, read_as<uint16_t>);
     case kInt16: return read_elements<int64_t>(in, value, count, 2, read_as<int16_t>);
     case kUint32: return read_elements<int64_t>(in, value, count, 4, read_as<uint32_t>);
@@ -106,7 +113,7 @@ bool GgufReader::value(GgufValue& out) {
   if (!number(type)) return false;
   switch (type) {
     case kUint8: return read_scalar<int64_t>(*this, out, read_as<uint8_t>);
-    case kInt8: return read_scalar<int64_t>(*this, out, read_as<int8_t>);
+    case kInt8: return read_scalar<int64_t>(*this, out, read_int8);
     case kUint16: return read_scalar<int64_t>(*this, out, read_as<uint16_t>);
     case kInt16: return read_scalar<int64_t>(*this, out, read_as<int16_t>);
     case kUint32: return read_scalar<int64_t>(*this, out, read_as<uint32_t>);

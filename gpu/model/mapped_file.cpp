@@ -12,6 +12,8 @@
 namespace troupe {
 namespace {
 
+constexpr size_t kLongestQuote = 80;
+
 Error system_failure(const std::string& path, int error) {
   const std::string why = std::generic_category().message(error);
   if (error == ENOENT || error == ENOTDIR) {
@@ -52,7 +54,7 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 
 MappedFile::~MappedFile() {
   if (!bytes_.empty()) {
-    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): munmap's signature, nothing is written
+    // The cast is for munmap's signature; nothing is written.
     ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
   }
 }
@@ -89,12 +91,11 @@ Result<std::string> read_small_file(const std::string& path, int64_t max_bytes) 
 }
 
 std::string printable(std::string_view text) {
-  constexpr size_t kMost = 80;
-  std::string out(text.substr(0, kMost));
+  std::string out(text.substr(0, kLongestQuote));
   for (char& c : out) {
     if (c < ' ' || c > '~') c = '?';
   }
-  if (text.size() > kMost) out += "...";
+  if (text.size() > kLongestQuote) out += "...";
   return out;
 }
 

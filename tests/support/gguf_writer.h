@@ -107,16 +107,16 @@ class GgufWriter {
   }
 
   void tensor(std::string_view name, DType type, const std::vector<int64_t>& shape,
-              std::string data) {
+              const std::string& data) {
     std::vector<uint64_t> dims;
     for (auto it = shape.rbegin(); it != shape.rend(); ++it) {
       dims.push_back(static_cast<uint64_t>(*it));
     }
-    tensor_raw(name, ggml_type(type), dims, data_.size(), std::move(data));
+    tensor_raw(name, ggml_type(type), dims, data_.size(), data);
   }
   /// A tensor entry with the numbers of the file (innermost dimension first), right or wrong.
   void tensor_raw(std::string_view name, uint32_t type, const std::vector<uint64_t>& dims,
-                  uint64_t offset, std::string data) {
+                  uint64_t offset, const std::string& data) {
     ++n_tensors_;
     infos_.text(name).put(static_cast<uint32_t>(dims.size()));
     for (const uint64_t d : dims) infos_.put(d);

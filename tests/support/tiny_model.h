@@ -114,11 +114,12 @@ inline std::string encode(const std::vector<float>& values, DType type) {
   } else {
     for (size_t b = 0; b + 32 <= values.size(); b += 32) {
       const float* x = values.data() + b;
-      const auto [low, high] = std::minmax_element(x, x + 32);
-      const float largest = std::max(std::fabs(*low), std::fabs(*high));
+      const float low = *std::min_element(x, x + 32);
+      const float high = *std::max_element(x, x + 32);
+      const float largest = std::max(std::fabs(low), std::fabs(high));
       float scale = largest / 127.0F;
       if (type == DType::kQ4_0) scale = largest / 7.0F;
-      if (type == DType::kQ4_1) scale = (*high - *low) / 15.0F;
+      if (type == DType::kQ4_1) scale = (high - low) / 15.0F;
       const float inverse = scale > 0.0F ? 1.0F / scale : 0.0F;
       f16(scale);
       if (type == DType::kQ8_0) {
@@ -127,10 +128,10 @@ inline std::string encode(const std::vector<float>& values, DType type) {
         }
         continue;
       }
-      if (type == DType::kQ4_1) f16(*low);
+      if (type == DType::kQ4_1) f16(low);
       const auto nibble = [&](float v) {
         return type == DType::kQ4_0 ? rounded(v * inverse, -8, 7) + 8
-                                    : rounded((v - *low) * inverse, 0, 15);
+                                    : rounded((v - low) * inverse, 0, 15);
       };
       for (int i = 0; i < 16; ++i) {
         out.put(static_cast<uint8_t>(nibble(x[i]) | (nibble(x[i + 16]) << 4)));
@@ -187,7 +188,7 @@ inline std::string json_string(const std::string& s) {
 
 /// "layers.3.mlp.up_proj.weight" -> "blk.3.ffn_up.weight".
 inline std::string gguf_name(const std::string& canonical) {
-  static const std::map<std::string, std::string> names = {
+  static const std::map<std::string, std::string> kNames = {
       {"embed_tokens", "token_embd"},
       {"norm", "output_norm"},
       {"lm_head", "output"},
@@ -211,7 +212,7 @@ inline std::string gguf_name(const std::string& canonical) {
     prefix = "blk." + stem.substr(7, dot - 7) + ".";
     stem = stem.substr(dot + 1);
   }
-  return prefix + names.at(stem) + canonical.substr(kind);
+  return prefix + kNames.at(stem) + canonical.substr(kind);
 }
 
 /// Rows of each head from (first half, second half) order to interleaved pairs.
@@ -282,14 +283,14 @@ inline void write_tiny_gguf(const TinyModel& m, const std::string& path,
 
 /// config.json of the model; `extra` is spliced in, e.g. R"(,"rope_scaling":{...})".
 inline std::string tiny_config_json(const TinyModel& m, const std::string& extra = "") {
-  static const std::map<std::string, std::string> classes = {{"llama", "LlamaForCausalLM"},
-                                                             {"mistral", "MistralForCausalLM"},
-                                                             {"qwen2", "Qwen2ForCausalLM"},
-                                                             {"qwen3", "Qwen3ForCausalLM"}};
+  static const std::map<std::string, std::string> kClasses = {{"llama", "LlamaForCausalLM"},
+                                                              {"mistral", "MistralForCausalLM"},
+                                                              {"qwen2", "Qwen2ForCausalLM"},
+                                                              {"qwen3", "Qwen3ForCausalLM"}};
   const auto number = [](const char* key, auto v) {
     return "\"" + std::string(key) + "\":" + std::to_string(v) + ",";
   };
-  std::string out = "{\"architectures\":[\"" + classes.at(m.architecture) + "\"],";
+  std::string out = "{\"architectures\":[\"" + kClasses.at(m.architecture) + "\"],";
   out += "\"model_type\":\"" + m.architecture + "\",\"hidden_act\":\"silu\",";
   out += number("hidden_size", m.hidden) + number("intermediate_size", m.ffn);
   out += number("num_hidden_layers", m.layers) + number("num_attention_heads", m.heads);
