@@ -14,6 +14,7 @@ std::vector<std::unique_ptr<Communicator>> make_thread_communicators(int32_t n) 
   std::shared_ptr<std::byte> region(new (kAlign) std::byte[bytes](),
                                     [](std::byte* p) { ::operator delete[](p, kAlign); });
   std::vector<std::unique_ptr<Communicator>> ranks;
+  ranks.reserve(static_cast<size_t>(n));
   for (int32_t r = 0; r < n; ++r)
     ranks.push_back(std::make_unique<SharedMemoryCommunicator>(region, r, n));
   return ranks;

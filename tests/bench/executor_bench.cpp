@@ -3,7 +3,9 @@
 //   executor_bench MODEL [--ranks N] [--repeat K] [--exact]     ranks on threads of this process
 //   mpirun -n N executor_bench MODEL ...                        one process a rank
 //
-// Prints one JSON line per case with the median over the repeats.
+// Prints one JSON line per case with the median over the repeats. cpu_tokens_per_s divides by the
+// processor time of the first rank's thread instead: on a busy machine the steadier figure (with
+// one rank; with more it includes spinning).
 #include "gpu/executor.h"
 #include "gpu/model/checkpoint.h"
 #include "nccl/communicators.h"
@@ -13,6 +15,8 @@
 #ifdef TROUPE_BENCH_MPI
 #include <mpi.h>
 #endif
+
+#include <time.h>
 
 #include <algorithm>
 #include <chrono>
@@ -27,6 +31,17 @@ namespace troupe {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+double thread_cpu_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
 
 struct Options {
   std::string model;
@@ -109,21 +124,26 @@ int32_t run_rank(const Options& options, Communicator& communicator, const char*
     if (std::string(c.name).find(options.only) == std::string::npos) continue;
     const Work work = make_work(c, options.executor);
     std::vector<double> seconds;
+    std::vector<double> cpu_seconds;
     for (int32_t i = 0; i <= options.repeat; ++i) {
       executor.reset();
       for (size_t p = 0; p < work.n_setup; ++p) executor.run(work.plans[p]);
       const auto begin = Clock::now();
+      const double cpu_begin = thread_cpu_seconds();
       for (size_t p = work.n_setup; p < work.plans.size(); ++p) executor.run(work.plans[p]);
-      const std::chrono::duration<double> took = Clock::now() - begin;
-      if (i > 0) seconds.push_back(took.count());  // the first warms up
+      if (i == 0) continue;  // the first warms up
+      seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+      cpu_seconds.push_back(thread_cpu_seconds() - cpu_begin);
     }
-    std::sort(seconds.begin(), seconds.end());
     if (first)
       std::printf(
           "{\"bench\":\"executor\",\"case\":\"%s\",\"ranks\":%d,\"transport\":\"%s\","
-          "\"threads\":%d,\"repeat\":%d,\"tokens_per_s\":%.1f,\"best_tokens_per_s\":%.1f}\n",
+          "\"threads\":%d,\"repeat\":%d,\"tokens_per_s\":%.1f,\"best_tokens_per_s\":%.1f,"
+          "\"cpu_tokens_per_s\":%.1f}\n",
           c.name, communicator.size(), transport, options.executor.n_threads, options.repeat,
-          work.tokens / seconds[seconds.size() / 2], work.tokens / seconds.front());
+          work.tokens / median(seconds),
+          work.tokens / *std::min_element(seconds.begin(), seconds.end()),
+          work.tokens / median(cpu_seconds));
     std::fflush(stdout);
   }
   return 0;
