@@ -53,9 +53,7 @@ Text string_repr(const Text& text) {
       out.append("\\", origin);
       out.append(text, at, at + 1);
     } else if (!is_printable(c.value)) {
-      const char* format = c.value < 0x100     ? "\\x%02x"
-                           : c.value < 0x10000 ? "\\u%04x"
-                                               : "\\U%08x";
+      const char* format = c.value < 0x100 ? "\\x%02x" : c.value < 0x10000 ? "\\u%04x" : "\\U%08x";
       std::snprintf(escape.data(), escape.size(), format, static_cast<unsigned>(c.value));
       out.append(escape.data(), origin);
     } else {
