@@ -11,8 +11,8 @@
 
 namespace troupe::jinja {
 
-/// Recursive descent over the tokens; expressions in parse_expression.cpp, statements in
-/// parse_statement.cpp. Throws Failure.
+/// Recursive descent over the tokens: operators in parse_expression.cpp, what stands between them
+/// in parse_operand.cpp, statements in parse_statement.cpp. Throws Failure.
 class Parser {
  public:
   explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
@@ -77,6 +77,11 @@ struct Nesting {
   Nesting& operator=(const Nesting&) = delete;
   Parser& parser;
 };
+
+std::unique_ptr<Expr> node(ExprKind kind, int32_t line, std::string name = {});
+/// Appends a child. A chain such as a+a+a+... makes a deep tree without any recursion of the
+/// parser, so depth is bounded in the tree too: the interpreter and the destructor recurse over it.
+void adopt(Expr& parent, ExprPtr child);
 
 /// Names that the interpreter knows (interpreter side: filters.cpp, tests.cpp).
 bool is_known_filter(std::string_view name);
