@@ -32,7 +32,8 @@ class SpinWait {
   }
 
  private:
-  static constexpr uint32_t kSpins = 1000;    // 20-50 us
+  static constexpr uint32_t kSpins =
+      1000;  // 15-60 us: pause is 15 ns on Zen 4, 60 ns on Sapphire Rapids
   static constexpr uint32_t kYields = 20000;  // 10 ms and more
   uint32_t spins_;
   uint32_t count_ = 0;
