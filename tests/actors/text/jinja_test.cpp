@@ -84,7 +84,8 @@ std::string repeated(const std::string& text, int count) {
 }
 
 TEST(JinjaHostile, DeepNestingIsRefused) {
-  constexpr int kDeep = 100'000;
+  EXPECT_FALSE(ChatTemplate::parse("{{ " + repeated("(", 100'000)).ok());
+  constexpr int kDeep = 10'000;
   for (const auto& source : {
            "{{ " + repeated("(", kDeep) + "1" + repeated(")", kDeep) + " }}",
            "{{ " + repeated("[", kDeep) + " }}",
@@ -147,20 +148,27 @@ TEST(JinjaHostile, TooMuchWorkIsRefused) {
           "{% set ns = namespace(x=[1]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% "
           "endfor "
           "%}",
-          "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
-          "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(40) }}",
-          "{% for i in range(999999) %}{{ 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' * 99 }}{% "
-          "endfor "
-          "%}",
-          "{{ ('a' * 9999999) | join('b' * 9999999) }}",
-          "{{ ('a\\n' * 999999) | indent(1000) }}",
-          "{{ 2 ** 64 }}",
-          "{{ 9223372036854775807 + 1 }}",
-          "{{ -9223372036854775807 - 2 }}",
-          "{{ (-9223372036854775807 - 1) // -1 }}",
-          "{{ 9999999999 * 9999999999 }}",
-          "{{ 99999999999999999999 }}",
       }) {
+    EXPECT_FALSE(render(source, inputs_for({})).ok()) << source;
+  }
+}
+
+TEST(JinjaHostile, TooMuchRecursionAndTooLargeNumbersAreRefused) {
+  for (const char* source : {
+           "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+           "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(40) }}",
+           "{% for i in range(999999) %}{{ 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' * 99 }}{% "
+           "endfor "
+           "%}",
+           "{{ ('a' * 9999999) | join('b' * 9999999) }}",
+           "{{ ('a\\n' * 999999) | indent(1000) }}",
+           "{{ 2 ** 64 }}",
+           "{{ 9223372036854775807 + 1 }}",
+           "{{ -9223372036854775807 - 2 }}",
+           "{{ (-9223372036854775807 - 1) // -1 }}",
+           "{{ 9999999999 * 9999999999 }}",
+           "{{ 99999999999999999999 }}",
+       }) {
     EXPECT_FALSE(render(source, inputs_for({})).ok()) << source;
   }
 }
@@ -171,7 +179,7 @@ TEST(JinjaHostile, CutsAndFlipsOfATemplateNeverCrash) {
   for (const auto& row : goldens["templates"]) {
     const std::string source = row["template"];
     const auto inputs = inputs_for({{"user", "hi", ""}, {"assistant", "yo", ""}});
-    const size_t step = source.size() / 60 + 1;
+    const size_t step = source.size() / 20 + 1;
     for (size_t i = 0; i < source.size(); i += step) {
       static_cast<void>(render(source.substr(0, i), inputs));
       for (const char c : {'{', '}', '%', '\'', '(', '|', '0', '\0', '\x80'}) {
