@@ -35,6 +35,10 @@ bool eventually(const std::function<bool()>& condition, std::chrono::millisecond
 }
 
 bool alive(pid_t pid) { return ::kill(pid, 0) == 0; }
+/// A killed process takes a moment to leave.
+bool gone(pid_t pid) {
+  return eventually([pid] { return !alive(pid); }, std::chrono::seconds(5));
+}
 
 /// A supervisor of fake ranks, with a folder in which these leave their traces.
 class SupervisorTest : public ::testing::Test {
@@ -127,7 +131,7 @@ TEST_F(SupervisorTest, starts_a_job_and_leaves_nothing_when_stopped) {
   EXPECT_NE(started.job, 0U);
   const auto pids = become_ready(started.job, 0);
   supervisor_->stop(std::chrono::milliseconds(0));
-  for (const pid_t pid : pids) EXPECT_FALSE(alive(pid));
+  for (const pid_t pid : pids) EXPECT_TRUE(gone(pid));
   EXPECT_TRUE(fs::is_empty(run_->path()));
 }
 
@@ -140,7 +144,7 @@ TEST_F(SupervisorTest, a_killed_rank_ends_its_job_and_a_new_one_starts) {
   const auto second = next();
   ASSERT_EQ(second.kind, Kind::kStarted);
   EXPECT_NE(second.job, first.job);
-  for (const pid_t pid : old) EXPECT_FALSE(alive(pid));
+  for (const pid_t pid : old) EXPECT_TRUE(gone(pid));
   become_ready(second.job, 2);
 }
 
@@ -151,7 +155,7 @@ TEST_F(SupervisorTest, a_frozen_rank_is_ended_too) {
   for (const pid_t pid : old) ::kill(pid, SIGSTOP);
   supervisor_->on_replica({ReplicaEvent::Kind::kLost, first.job, "no heartbeat"});
   ASSERT_EQ(next().kind, Kind::kStarted);
-  for (const pid_t pid : old) EXPECT_FALSE(alive(pid));
+  for (const pid_t pid : old) EXPECT_TRUE(gone(pid));
 }
 
 TEST_F(SupervisorTest, events_of_other_jobs_change_nothing) {
@@ -178,7 +182,7 @@ TEST_F(SupervisorTest, a_replica_that_is_lost_again_and_again_is_given_up) {
   const auto last = next();
   EXPECT_EQ(last.kind, Kind::kGivenUp);
   EXPECT_THAT(last.reason, HasSubstr("test says so"));
-  for (const pid_t pid : ranks()) EXPECT_FALSE(alive(pid));
+  for (const pid_t pid : ranks()) EXPECT_TRUE(gone(pid));
 }
 
 TEST_F(SupervisorTest, a_failing_first_start_names_the_ranks_own_cause) {
@@ -202,7 +206,7 @@ TEST_F(SupervisorTest, dismissed_jobs_end_by_themselves_within_the_grace) {
   ASSERT_EQ(next().kind, Kind::kStarted);
   ASSERT_TRUE(eventually([&] { return ranks().size() == 2; }));
   supervisor_->stop(kLong);
-  for (const pid_t pid : ranks()) EXPECT_FALSE(alive(pid));
+  for (const pid_t pid : ranks()) EXPECT_TRUE(gone(pid));
 }
 
 TEST_F(SupervisorTest, killing_the_gateway_leaves_no_rank_and_no_directory) {
