@@ -70,6 +70,8 @@ class ActorGateway final : public GatewayNode {
 
   ~ActorGateway() override {
     caf::anon_send(router_, dismiss_atom_v, uint64_t{0});
+    // A rank that stops before its siblings have run the same plan would keep them waiting.
+    for (const auto& communicator : communicators_) communicator->abort();
     for (auto& worker : local_workers_) worker->stop();
     for (const auto& rank : local_ranks_)
       caf::anon_send_exit(rank, caf::exit_reason::user_shutdown);
