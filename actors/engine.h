@@ -1,5 +1,6 @@
 #pragma once
 
+#include "actors/engine_snapshot.h"
 #include "gpu/base/result.h"
 #include "gpu/step.h"
 
@@ -113,6 +114,9 @@ class Engine {
   /// Ends a request early; unknown or finished ids are ignored. The sink gets kCancelled.
   virtual void cancel(RequestId id) = 0;
   [[nodiscard]] virtual EngineStats stats() const = 0;
+  /// For the dashboard. Made while somebody asks, at most a few times a second: the first one, and
+  /// the first after a pause, is empty or old (see `now`).
+  [[nodiscard]] virtual EngineSnapshot snapshot() const = 0;
   [[nodiscard]] virtual const ModelInfo& model() const = 0;
   /// Text -> token ids (adds the special tokens that the model wants before a prompt), and back.
   [[nodiscard]] virtual Result<std::vector<int32_t>> tokenize(const Prompt& prompt) const = 0;

@@ -61,6 +61,7 @@ class ActorGateway final : public GatewayNode {
     setup.detokenizers = detokenizers_;
     setup.on_replica = std::move(on_replica);
     setup.stats = stats_;
+    setup.picture = picture_;
     router_ = system_.spawn<StateActor<RouterHandle, RouterState>>(std::move(setup));
     for (int32_t i = 0; i < pool; ++i) {
       tokenizers_.push_back(system_.spawn<StateActor<TokenizerHandle, TokenizerState>>(
@@ -122,6 +123,10 @@ class ActorGateway final : public GatewayNode {
     caf::anon_send(tokenizers_[id % tokenizers_.size()], cancel_atom_v, id);
   }
   [[nodiscard]] EngineStats stats() const override { return stats_->get(); }
+  [[nodiscard]] EngineSnapshot snapshot() const override {
+    picture_->asked = steady_micros();
+    return picture_->newest.get();
+  }
   [[nodiscard]] const ModelInfo& model() const override { return info_; }
   [[nodiscard]] Result<std::vector<int32_t>> tokenize(const Prompt& prompt) const override {
     return encoder_->encode(prompt, false);
@@ -181,6 +186,7 @@ class ActorGateway final : public GatewayNode {
   std::shared_ptr<const PromptEncoder> encoder_;  // shared with the tokenizer actors
   // Shared with the router, which writes, and with the tokenizers, which count down.
   std::shared_ptr<Published<EngineStats>> stats_ = std::make_shared<Published<EngineStats>>();
+  std::shared_ptr<Picture> picture_ = std::make_shared<Picture>();  // shared with the router
   std::shared_ptr<std::atomic<int32_t>> backlog_ = std::make_shared<std::atomic<int32_t>>(0);
   std::atomic<RequestId> next_id_{1};
   uint16_t port_ = 0;

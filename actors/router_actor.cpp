@@ -10,6 +10,8 @@ namespace {
 
 constexpr Micros kPublishEvery = 50'000;
 constexpr std::chrono::milliseconds kTick{100};
+constexpr Micros kPictureEvery = 200'000;
+constexpr Micros kWatchedFor = 3'000'000;  // after the last question
 
 }  // namespace
 
@@ -30,7 +32,9 @@ RouterHandle::behavior_type RouterState::make_behavior() {
   return {
       [this](enlist_atom, const RankJoin& join, const RankHandle& rank) { enlist(join, rank); },
       [this](uint64_t job, int32_t rank, const StepResult& result) {
-        const Status status = router_.apply(job, rank, result, steady_micros());
+        const Micros now = steady_micros();
+        if (watched_) steps_.done(job, rank, result, now);
+        const Status status = router_.apply(job, rank, result, now);
         if (!status) lose(job, status.error().message);
         if (rank == 0) flush();
       },
@@ -57,7 +61,11 @@ RouterHandle::behavior_type RouterState::make_behavior() {
         publish_stats();
       },
       [this](clock_atom) {
-        router_.tick(steady_micros());
+        const Micros now = steady_micros();
+        router_.tick(now);
+        const bool watched = now - setup_.picture->asked.load() < kWatchedFor;
+        if (watched_ && !watched) steps_.clear();
+        watched_ = watched;
         flush();
         publish_stats();
         self_->delayed_send(self_, kTick, clock_atom_v);
@@ -88,6 +96,7 @@ void RouterState::lose(uint64_t job, const std::string& reason) {
     self_->send(rank, dismiss_atom_v);
   }
   roster_.remove(job);
+  steps_.forget(job);
   router_.replica_lost(job, steady_micros());
   flush();
   publish_stats();
@@ -99,6 +108,7 @@ void RouterState::flush() {
   const Micros now = steady_micros();
   Decision decision = router_.plan(now);
   for (const auto& [job, plan] : decision.plans) {
+    if (watched_) steps_.planned(job, plan);
     for (const RankHandle& rank : roster_.ranks(job)) self_->send(rank, plan);
   }
   for (RequestUpdate& update : decision.updates) {
@@ -110,11 +120,22 @@ void RouterState::flush() {
     outbox_[i].clear();
   }
   if (now - published_ > kPublishEvery) publish_stats();
+  if (watched_ && now - pictured_ > kPictureEvery) publish_picture(now);
 }
 
 void RouterState::publish_stats() {
   published_ = steady_micros();
   setup_.stats->set(router_.stats());
+}
+
+void RouterState::publish_picture(Micros now) {
+  pictured_ = now;
+  EngineSnapshot picture = router_.snapshot(now);
+  for (EngineSnapshot::Replica& replica : picture.replicas) {
+    const auto n_ranks = static_cast<int32_t>(roster_.ranks(replica.job).size());
+    steps_.describe(replica.job, n_ranks, now, replica);
+  }
+  setup_.picture->newest.set(std::move(picture));
 }
 
 }  // namespace troupe

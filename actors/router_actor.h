@@ -6,15 +6,23 @@
 #include "actors/roster.h"
 #include "actors/router/router.h"
 #include "actors/state_actor.h"
+#include "actors/step_log.h"
 
 #include <caf/error.hpp>
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace troupe {
+
+/// The dashboard's picture, made only while somebody looks.
+struct Picture {
+  std::atomic<Micros> asked{0};  // when somebody last wanted one
+  Published<EngineSnapshot> newest;
+};
 
 /// What the router actor is built from. The callbacks run on the actor's thread.
 struct RouterSetup {
@@ -24,6 +32,7 @@ struct RouterSetup {
   std::vector<DetokenizerHandle> detokenizers;  // request id modulo their number
   std::function<void(const ReplicaEvent&)> on_replica;
   std::shared_ptr<Published<EngineStats>> stats;  // shared with the engine, which reads it
+  std::shared_ptr<Picture> picture;               // shared with the engine, which asks for it
 };
 
 /// The shell around Router: turns messages into events and decisions into messages.
@@ -38,12 +47,16 @@ class RouterState {
   void lose(uint64_t job, const std::string& reason);
   void flush();
   void publish_stats();
+  void publish_picture(Micros now);
 
   RouterHandle::pointer self_;
   RouterSetup setup_;
   Router router_;
   Roster roster_;
   Micros published_ = 0;
+  StepLog steps_;
+  bool watched_ = false;
+  Micros pictured_ = 0;
   std::vector<std::vector<RequestUpdate>> outbox_;  // one per detokenizer
 };
 

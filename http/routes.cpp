@@ -2,6 +2,8 @@
 
 #include "http/api/error.h"
 #include "http/api/openai.h"
+#include "http/dashboard/files.h"
+#include "http/dashboard/state_json.h"
 #include "http/head_check.h"
 
 #include <array>
@@ -80,13 +82,25 @@ Answer version(const HttpRequest& /*request*/, const RouteContext& /*context*/) 
   return HttpReply{.body = R"({"version":")" TROUPE_VERSION R"("})"};
 }
 
+Answer dashboard(const HttpRequest& request, const RouteContext& /*context*/) {
+  return dashboard_reply(*find_dashboard_file(request.path));
+}
+
+Answer dashboard_state(const HttpRequest& /*request*/, const RouteContext& context) {
+  HttpReply reply;
+  reply.body = dashboard_state_json(context.engine.snapshot(), context.engine.stats(),
+                                    context.engine.model());
+  reply.headers.emplace_back("Cache-Control", "no-store");
+  return reply;
+}
+
 struct Route {
   std::string_view path;
   bool post;  // else GET and HEAD
   Handler handler;
 };
 
-constexpr std::array<Route, 9> kRoutes{{
+constexpr std::array<Route, 10> kRoutes{{
     {"/v1/completions", true, completions},
     {"/v1/chat/completions", true, chat},
     {"/tokenize", true, tokenize},
@@ -96,9 +110,12 @@ constexpr std::array<Route, 9> kRoutes{{
     {"/ready", false, ready},
     {"/metrics", false, metrics},
     {"/version", false, version},
+    {"/dashboard/state", false, dashboard_state},
 }};
+constexpr Route kDashboard{"/dashboard", false, dashboard};
 
 const Route* find_route(std::string_view path) {
+  if (find_dashboard_file(path) != nullptr) return &kDashboard;
   for (const Route& r : kRoutes) {
     if (path == r.path) return &r;
     if (r.path == kModels && path.size() > kModels.size() + 1 && path.starts_with(kModels) &&
@@ -109,8 +126,14 @@ const Route* find_route(std::string_view path) {
   return nullptr;
 }
 
+/// Routes that hold nothing to protect. A browser asks for the dashboard's files without a key; the
+/// page then asks its user.
+bool is_open(std::string_view path) {
+  return path == "/health" || path == "/ready" || find_dashboard_file(path) != nullptr;
+}
+
 std::optional<HttpReply> check_key(const HttpRequest& request, const RouteContext& context) {
-  if (context.api_keys.empty() || request.path == "/health" || request.path == "/ready") return {};
+  if (context.api_keys.empty() || is_open(request.path)) return {};
   if (request.authorization.size() > 1) {
     return error_reply(400, "bad_request", "more than one Authorization field");
   }

@@ -20,7 +20,8 @@ struct RouteContext {
 };
 
 /// Decides what a request gets: a finished answer, or a call that the session runs. Checks the key
-/// first (all paths but /health and /ready), then path, method, media type and body. Any thread.
+/// first (all paths but /health, /ready and the files of /dashboard), then path, method, media type
+/// and body. Any thread.
 [[nodiscard]] std::variant<HttpReply, GenerateCall> route(const HttpRequest& request,
                                                           const RouteContext& context);
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs what building and testing needs, on Debian 12 and Ubuntu 24.04. As root or with sudo.
-# Does nothing when it has already run here with the same list.
+# Does nothing when it has already run here with the same list. `packages.sh tests` adds what only
+# tests use and can do without: the browser (Ubuntu has none as a package).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 . /etc/os-release
 case "${VERSION_CODENAME:-}" in
-  bookworm) boost=libboost1.81-dev ;;
-  noble) boost=libboost1.83-dev ;;
+  bookworm) boost=libboost1.81-dev for_tests=(chromium) ;;
+  noble) boost=libboost1.83-dev for_tests=() ;;
   *) echo "packages.sh knows Debian 12 and Ubuntu 24.04; this is ${PRETTY_NAME:-unknown}" >&2
      exit 2 ;;
 esac
@@ -17,7 +18,9 @@ packages=(g++ cmake ninja-build ccache pkg-config git ca-certificates
   libgtest-dev libgmock-dev clang-format-14 clang-tidy-14
   curl python3 python3-pip python3-venv)
 
-stamp=build/.packages
+[[ ${1:-} == tests ]] && packages+=("${for_tests[@]}")
+
+stamp=build/.packages${1:+-$1}
 wanted="$VERSION_CODENAME ${packages[*]}"
 if [[ -f $stamp && $(< "$stamp") == "$wanted" ]] && command -v mpirun cmake ninja > /dev/null; then
   exit 0

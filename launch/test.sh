@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-launch/packages.sh
+launch/packages.sh tests
 TROUPE_TEST_MODEL=$(launch/fetch_model.sh)
 export TROUPE_TEST_MODEL
 if [[ -f tests/requirements.txt ]]; then

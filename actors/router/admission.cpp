@@ -96,6 +96,25 @@ bool Admission::fits(const Demand& demand, int64_t claimed, int64_t n_slots,
   return peak_with(share, claimed) <= static_cast<double>(n_slots);
 }
 
+Admission::Tightest Admission::tightest(const Demand& demand, int64_t claimed, int64_t n_slots,
+                                        OutputEstimator& lengths) const {
+  Share share;
+  forecast(demand, lengths, share);
+  const auto unaccounted = static_cast<double>(std::max<int64_t>(0, claimed - own_));
+  Tightest out{demand.own + 1, n_slots - claimed};  // now
+  for (size_t k = 0; k < kHorizons; ++k) {
+    const double others = mean_[k] + reserve_ * std::sqrt(std::max(0.0, variance_[k]));
+    const double all =
+        mean_[k] + static_cast<double>(share.mean[k]) +
+        reserve_ * std::sqrt(std::max(0.0, variance_[k] + static_cast<double>(share.variance[k])));
+    // Rounded so that need > free whenever fits() says no.
+    const Tightest here{static_cast<int64_t>(std::ceil(all - others)),
+                        n_slots - static_cast<int64_t>(std::ceil(others + unaccounted))};
+    if (here.free - here.need < out.free - out.need) out = here;
+  }
+  return out;
+}
+
 void Admission::paused() { reserve_ = std::min(kMostReserve, reserve_ + kPauseRaises); }
 
 void Admission::ended() { reserve_ = kLeastReserve + (reserve_ - kLeastReserve) * kEndLowers; }

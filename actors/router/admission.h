@@ -39,6 +39,14 @@ class Admission {
   /// running prefills are done; `n_slots` is its size.
   [[nodiscard]] bool fits(const Demand& demand, int64_t claimed, int64_t n_slots,
                           OutputEstimator& lengths) const;
+  /// The same comparison in numbers, at the horizon where it is tightest: the request's slots there
+  /// and what the others are predicted to leave.
+  struct Tightest {
+    int64_t need = 0;
+    int64_t free = 0;
+  };
+  [[nodiscard]] Tightest tightest(const Demand& demand, int64_t claimed, int64_t n_slots,
+                                  OutputEstimator& lengths) const;
   /// The forecast peak with the reserve, and without a new request.
   [[nodiscard]] double peak(int64_t claimed) const;
 

@@ -13,7 +13,6 @@
 namespace troupe {
 namespace {
 
-constexpr int32_t kLookAhead = 8;        // waiting requests that are considered at once
 constexpr int32_t kReconsiderEvery = 8;  // plans, when nothing happened
 constexpr Micros kRateWindow = 100'000;
 

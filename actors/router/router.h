@@ -1,6 +1,7 @@
 #pragma once
 
 #include "actors/engine.h"
+#include "actors/engine_snapshot.h"
 #include "actors/router/output_estimator.h"
 #include "actors/router/replica.h"
 #include "actors/router/request.h"
@@ -29,7 +30,7 @@ struct RouterLimits {
   /// Prefill chunks are kept so short that a step with running decodes takes at most this many
   /// times as long as it would without them. 0 = the token budget alone decides.
   double decode_slowdown = 0;
-  int32_t min_chunk = 16;                     // tokens; progress of a prefill in any case
+  int32_t min_chunk = 16;                          // tokens; progress of a prefill in any case
   std::map<uint64_t, double> tenant_weights = {};  // others weigh 1
 };
 
@@ -72,8 +73,12 @@ class Router {
   Decision plan(Micros now);
 
   [[nodiscard]] EngineStats stats() const;
+  /// For the dashboard. O(slots + tokens of the running requests).
+  [[nodiscard]] EngineSnapshot snapshot(Micros now);
   /// Aborts if the books do not balance (design invariants 1, 2 and 11). O(everything); for tests.
   void check_invariants() const;
+
+  static constexpr int32_t kLookAhead = 8;  // waiting requests that are considered at once
 
  private:
   Request* find(RequestId id);
@@ -90,6 +95,7 @@ class Router {
   void admit(Micros now);
   [[nodiscard]] Replica* place(const Request& r);
   void start(Request& r, Replica& replica, Micros now);
+  void explain(const Request& r, EngineSnapshot::Waiting& out);
   [[nodiscard]] static Demand demand_of(const Request& r);
   void refresh(Replica& replica);
   [[nodiscard]] bool steady(const Replica& replica, const Request& r) const;

@@ -83,6 +83,10 @@ class FakeEngine final : public Engine {
     const std::lock_guard lock(mutex_);
     return stats_;
   }
+  [[nodiscard]] EngineSnapshot snapshot() const override {
+    const std::lock_guard lock(mutex_);
+    return snapshot_;
+  }
   [[nodiscard]] const ModelInfo& model() const override { return model_; }
   [[nodiscard]] Result<std::vector<int32_t>> tokenize(const Prompt& prompt) const override {
     std::vector<int32_t> out;
@@ -100,6 +104,10 @@ class FakeEngine final : public Engine {
   void set_stats(const EngineStats& stats) {
     const std::lock_guard lock(mutex_);
     stats_ = stats;
+  }
+  void set_snapshot(EngineSnapshot snapshot) {
+    const std::lock_guard lock(mutex_);
+    snapshot_ = std::move(snapshot);
   }
   /// Every later request ends with this error before its first event.
   void refuse_with(Error error) {
@@ -249,6 +257,7 @@ class FakeEngine final : public Engine {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   EngineStats stats_;
+  EngineSnapshot snapshot_;
   Error refusal_;
   bool refusing_ = false;
   bool stopping_ = false;

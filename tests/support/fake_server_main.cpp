@@ -1,15 +1,18 @@
 // The gateway over an engine without a model: for client tests. Prints its port, serves until its
-// standard input ends.
+// standard input ends. fake_server [API-KEY]
 #include "http/server.h"
 #include "tests/support/fake_engine.h"
+#include "tests/support/picture.h"
 
 #include <cstdio>
 #include <iostream>
 #include <string>
 
-int main() {
+int main(int argc, char** argv) {
   troupe::test::FakeEngine engine({.token_delay = std::chrono::milliseconds(1)});
+  engine.set_snapshot(troupe::test::picture());
   troupe::ServerOptions options;
+  if (argc > 1) options.api_keys = {argv[1]};
   options.port = 0;
   auto server = troupe::Server::start(engine, options);
   if (!server) {
