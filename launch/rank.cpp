@@ -51,7 +51,7 @@ Status join_service(const JoinInfo& info, const Options& options, const MpiSessi
                session.rank(), session.size(), threads);
   try {
     auto communicator = session.size() == 1 ? make_single_communicator() : make_mpi_communicator();
-#ifdef TROUPE_CUDA
+#ifdef TROUPE_WITH_CUDA
     if (rank_options.executor.device == DeviceKind::kCuda && session.size() > 1)
       communicator =
           make_nccl_communicator(std::move(communicator), rank_options.executor.device_index);

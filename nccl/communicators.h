@@ -25,7 +25,7 @@ enum class MpiTransport {
 /// that a rank which leaves alone never waits for the others.
 std::unique_ptr<Communicator> make_mpi_communicator(MpiTransport transport = MpiTransport::kAuto);
 
-#ifdef TROUPE_CUDA
+#ifdef TROUPE_WITH_CUDA
 /// Adds NCCL collectives on device memory to `host`, one GPU a rank. Collective; throws
 /// DeviceError. NVLink multicast is left to NCCL_NVLS_ENABLE, as everything else of NCCL's
 /// environment.
