@@ -18,7 +18,7 @@ function time(us) {
 }
 
 let key = "";  // of the API, in this tab's memory only
-let before = null;  // the state asked for last
+let history = [];  // [server's time in us, stats] of the last two seconds
 
 // ---- the pool ----
 
@@ -29,8 +29,8 @@ function drawMap(canvas, replica, running) {
   let cells = 0;
   for (let i = 0; i < replica.cells.length; i += 3) cells += replica.cells[i];
   const width = canvas.parentElement.clientWidth * devicePixelRatio;
-  const columns = Math.min(Math.floor(width / 2), Math.ceil(Math.sqrt(cells * 4)));
-  const size = Math.floor(width / columns);
+  const size = Math.max(2, Math.floor(width / Math.sqrt(cells * 4)));  // four times as wide as high
+  const columns = Math.floor(width / size);
   canvas.style.width = (columns * size) / devicePixelRatio + "px";
   canvas.width = columns * size;
   canvas.height = Math.ceil(cells / columns) * size;
@@ -165,8 +165,8 @@ function reason(w) {
 function showWaiting(state) {
   byId("waiting-count").textContent = count(state.waiting_total);
   byId("waiting").replaceChildren(...state.waiting.slice(0, kRowsShown).map((w) =>
-    row([String(w.id) + (w.paused ? ` (paused after ${count(w.output)})` : ""), count(w.prompt),
-      time(w.age_us), reason(w)])));
+    row([w.id + (w.paused ? w.output > 0 ? ` (paused after ${count(w.output)})` : " (paused)" : ""),
+      count(w.prompt), time(w.age_us), reason(w)])));
 }
 
 function showFigures(state) {
@@ -177,12 +177,14 @@ function showFigures(state) {
   const figures = { running: count(s.running), queued: count(s.queued), paused: count(s.paused),
     "pool in use": percent(s.slots_used, s.slots_total),
     "prompt tokens from the cache": percent(s.cached_prompt_tokens, s.prompt_tokens) };
-  if (before) {
-    const seconds = (performance.now() - before.at) / 1000;
-    const busy = s.busy_us - before.stats.busy_us;
-    figures["tokens/s"] = count((s.output_tokens - before.stats.output_tokens) / seconds);
-    figures["device busy"] = percent(busy, busy + s.idle_us - before.stats.idle_us);
+  history = history.filter(([then]) => then > state.now - 2e6 && then < state.now);
+  if (history.length > 0) {
+    const [then, old] = history[0];
+    const busy = s.busy_us - old.busy_us;
+    figures["tokens/s"] = count((s.output_tokens - old.output_tokens) / (state.now - then) * 1e6);
+    figures["device busy"] = percent(busy, busy + s.idle_us - old.idle_us);
   }
+  history.push([state.now, s]);
   byId("figures").replaceChildren(...Object.entries(figures).map(([name, value]) => {
     const pair = document.createElement("div");
     const dt = document.createElement("dt");
@@ -192,7 +194,6 @@ function showFigures(state) {
     pair.append(dt, dd);
     return pair;
   }));
-  before = { stats: s, at: performance.now() };
 }
 
 async function refresh() {
