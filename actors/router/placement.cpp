@@ -1,7 +1,6 @@
 // Who starts next, and where; and what can be promised to a request at the door.
 
 #include "actors/router/observe.h"
-#include "actors/router/planted_bug.h"
 #include "actors/router/router.h"
 #include "gpu/base/check.h"
 
@@ -75,8 +74,7 @@ Replica* Router::place(const Request& r) {
     // A replica that runs nothing takes any request: it fits the pool, or it would have been
     // refused at the door.
     const bool fits = replica->running.empty() ||
-                      replica->admission.fits(demand, claimed, replica->info.n_slots, lengths_) ||
-                      TROUPE_BUG(7);
+                      replica->admission.fits(demand, claimed, replica->info.n_slots, lengths_);
     if (!fits) continue;
     const double score =
         static_cast<double>(r.known() - hit.cached) / static_cast<double>(r.known()) +
