@@ -1,5 +1,7 @@
 #include "launch/options.h"
 
+#include "launch/simulate_options.h"
+
 #include <CLI/CLI.hpp>
 
 #include <sched.h>
@@ -195,11 +197,18 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
   RankCommand rank;
   ChatCommand chat;
   DoctorCommand doctor;
+  SimulateCommand simulate;
+  ReplayCommand replay;
   auto* serve_app = app.add_subcommand("serve", "Serve a model over HTTP (OpenAI-compatible)");
   auto* rank_app = app.add_subcommand("rank", "Be a rank of a running service; under mpirun");
   auto* chat_app = app.add_subcommand("chat", "Chat with a server in the terminal");
   auto* doctor_app = app.add_subcommand("doctor", "Say what this machine has, lacks and can hold");
+  auto* simulate_app =
+      app.add_subcommand("simulate", "Predict throughput and latency on devices you need not have");
+  auto* replay_app = app.add_subcommand("replay", "Decide again what a recorded router decided");
   add_serve(*serve_app, serve);
+  add_simulate(*simulate_app, simulate);
+  add_replay(*replay_app, replay);
   add_rank(*rank_app, rank);
   add_chat(*chat_app, chat);
   add_doctor(*doctor_app, doctor);
@@ -215,10 +224,11 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
   } catch (const CLI::ParseError& error) {
     const auto chosen = app.get_subcommands();
     if (chosen.empty() && argc > 1 && argv[1][0] != '-') {
-      return EarlyExit{2,
-                       {},
-                       "unknown command '" + std::string(argv[1]) +
-                           "'; use serve, rank, chat or doctor\nSee: troupe --help"};
+      return EarlyExit{
+          2,
+          {},
+          "unknown command '" + std::string(argv[1]) +
+              "'; use serve, rank, chat, doctor, simulate or replay\nSee: troupe --help"};
     }
     const std::string command = chosen.empty() ? "troupe" : "troupe " + chosen.front()->get_name();
     return EarlyExit{2, {}, std::string(error.what()) + "\nSee: " + command + " --help"};
@@ -240,6 +250,10 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
     if (chat.api_key.empty()) chat.api_key = environment.api_key;
     options.command = chat;
     options.summary.clear();  // holds a secret, and chat does not log
+  } else if (chosen == simulate_app) {
+    options.command = simulate;
+  } else if (chosen == replay_app) {
+    options.command = replay;
   } else {
     options.command = doctor;
   }

@@ -84,7 +84,8 @@ void SimExecutor::enqueue(const StepPlan& plan) {
   step.result.epoch = plan.epoch;
   step.result.step = plan.step;
   step.result.digest = step_digest(plan, step.result.sampled);
-  step.result.timings.compute_us = static_cast<uint32_t>(std::llround(micros));
+  last_step_us_ = static_cast<uint32_t>(std::llround(micros));
+  step.result.timings.compute_us = last_step_us_;
   if (options_.real_time) {
     const auto now = Clock::now();
     const auto start = std::max(now, free_at_.value_or(now));

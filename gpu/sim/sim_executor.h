@@ -45,6 +45,8 @@ class SimExecutor final : public Executor {
   [[nodiscard]] int32_t n_slots() const override { return options_.n_slots; }
   [[nodiscard]] Memory memory() const override;
 
+  /// Modelled duration of the newest step.
+  [[nodiscard]] uint32_t last_step_us() const { return last_step_us_; }
   /// Tokens that open rows hold in the pool, shared ones once for each row.
   [[nodiscard]] int64_t context_tokens() const { return context_tokens_; }
 
@@ -68,6 +70,7 @@ class SimExecutor final : public Executor {
   std::deque<Pending> pending_;
   std::optional<Clock::time_point> free_at_;  // end of the newest step, none before the first
   int64_t context_tokens_ = 0;
+  uint32_t last_step_us_ = 0;
 };
 
 }  // namespace troupe
