@@ -57,7 +57,7 @@ bool Detokenizer::apply(RequestUpdate&& update) {
       return false;
     case RequestUpdate::Kind::kTokens:
       stream.usage.cached_tokens = update.cached_tokens;
-      if (!push_tokens(stream, std::move(update.tokens))) return false;
+      if (!push_tokens(stream, update.tokens)) return false;
       streams_.erase(it);
       return true;
     case RequestUpdate::Kind::kFinished:
@@ -85,7 +85,7 @@ bool Detokenizer::apply(RequestUpdate&& update) {
 }
 
 // One event for all tokens of the update; true when a stop string ended the stream.
-bool Detokenizer::push_tokens(Stream& stream, std::vector<SampledToken>&& tokens) {
+bool Detokenizer::push_tokens(Stream& stream, const StepTokens& tokens) {
   EngineEvent event;
   event.kind = EngineEvent::Kind::kTokens;
   bool stopped = false;

@@ -1,26 +1,103 @@
 #include "actors/router/admission.h"
 
+#include "actors/router/planted_bug.h"
+
 #include <algorithm>
-#include <cstdint>
+#include <cmath>
+#include <cstddef>
 
 namespace troupe {
 namespace {
 
-// Steps for which a running request's growth is set aside.
-constexpr int32_t kGrowthRoom = 32;
+// A pause costs about as much as a few percent of the pool for a while: see router_policy_bench.
+constexpr double kLeastReserve = 0.6;
+constexpr double kMostReserve = 4;
+constexpr double kPauseRaises = 0.1;
+constexpr double kEndLowers = 0.998;  // factor on what is above the least
+
+// 0, then three to a doubling: 8 to 65,536 steps.
+constexpr std::array<int32_t, Admission::kHorizons> kSteps = [] {
+  std::array<int32_t, Admission::kHorizons> steps{};
+  double at = 8;
+  for (size_t k = 1; k < steps.size(); ++k) {
+    steps[k] = static_cast<int32_t>(at);
+    at *= 1.2599210498948732;  // 2^(1/3)
+  }
+  return steps;
+}();
 
 }  // namespace
 
-bool Admission::admits(const Replica& replica, const Request& head) const {
-  if (replica.free_rows.empty()) return false;
-  if (replica.running.empty()) return true;
-  int64_t spoken_for = 0;
-  for (const Request* r : replica.running) {
-    if (r->leaving != Request::Leaving::kNo) continue;
-    spoken_for += std::max(0, r->backlog()) + std::clamp(r->left(), 0, kGrowthRoom);
+Admission::Admission(int32_t max_rows)
+    : rows_(static_cast<size_t>(max_rows)), reserve_(kLeastReserve) {}
+
+void Admission::forecast(const Demand& demand, OutputEstimator& lengths, Share& share) {
+  const OutputEstimator::Survival survival = lengths.survival(demand.request_class);
+  const float now = survival.at(demand.produced);
+  for (size_t k = 0; k < kHorizons; ++k) {
+    const int32_t t = kSteps[k];
+    if (t > demand.left && k > 0) {
+      // The horizon before this one still saw it; here max_tokens has ended it for certain.
+      std::fill(share.mean.begin() + static_cast<std::ptrdiff_t>(k), share.mean.end(), 0.0F);
+      std::fill(share.variance.begin() + static_cast<std::ptrdiff_t>(k), share.variance.end(),
+                0.0F);
+      break;
+    }
+    const float p = std::min(1.0F, survival.at(demand.produced + t) / now);
+    const auto held = static_cast<float>(demand.own + t);
+    share.mean[k] = p * held;
+    share.variance[k] = p * (1 - p) * held * held;
   }
-  const int64_t need = head.known() + std::clamp(head.left(), 1, kGrowthRoom);
-  return spoken_for + need <= replica.slots.free() + replica.cache.held();
+  share.own = demand.own;
+  share.live = true;
 }
+
+void Admission::add(const Share& share, double sign) {
+  for (size_t k = 0; k < kHorizons; ++k) {
+    mean_[k] += sign * static_cast<double>(share.mean[k]);
+    variance_[k] += sign * static_cast<double>(share.variance[k]);
+  }
+  own_ += sign > 0 ? share.own : -share.own;
+}
+
+void Admission::set(int32_t row, const Demand& demand, OutputEstimator& lengths) {
+  Share& share = rows_[static_cast<size_t>(row)];
+  if (share.live) add(share, -1);
+  forecast(demand, lengths, share);
+  add(share, 1);
+}
+
+void Admission::clear(int32_t row) {
+  Share& share = rows_[static_cast<size_t>(row)];
+  if (share.live && !TROUPE_BUG(2)) add(share, -1);
+  share.live = false;
+}
+
+double Admission::peak_with(const Share& share, int64_t claimed) const {
+  double peak = 0;
+  for (size_t k = 0; k < kHorizons; ++k) {
+    const double mean = mean_[k] + static_cast<double>(share.mean[k]);
+    const double variance = variance_[k] + static_cast<double>(share.variance[k]);
+    peak = std::max(peak, mean + reserve_ * std::sqrt(std::max(0.0, variance)));
+  }
+  // Slots that no row accounts for: shared prefixes whose first user has gone, and the tokens
+  // produced since the rows were set.
+  return peak + static_cast<double>(std::max<int64_t>(0, claimed - own_));
+}
+
+double Admission::peak(int64_t claimed) const { return peak_with(Share(), claimed); }
+
+bool Admission::fits(const Demand& demand, int64_t claimed, int64_t n_slots,
+                     OutputEstimator& lengths) const {
+  // At once, whatever the future brings: its known tokens and one more.
+  if (claimed + demand.own + 1 > n_slots) return false;
+  Share share;
+  forecast(demand, lengths, share);
+  return peak_with(share, claimed) <= static_cast<double>(n_slots);
+}
+
+void Admission::paused() { reserve_ = std::min(kMostReserve, reserve_ + kPauseRaises); }
+
+void Admission::ended() { reserve_ = kLeastReserve + (reserve_ - kLeastReserve) * kEndLowers; }
 
 }  // namespace troupe

@@ -1,18 +1,68 @@
 #pragma once
 
-#include "actors/router/replica.h"
+#include "actors/router/output_estimator.h"
+
+#include <array>
+#include <cstdint>
+#include <vector>
 
 namespace troupe {
 
-/// Decides whether the head of the queue may start on a replica now. First come, first served: the
-/// head is admitted when its known tokens, the prefill that running requests still owe, and a
-/// little room for every running request to grow all fit the free slots. A replica that runs
-/// nothing takes any request (it fits the pool, or it would have been refused at the door). The
-/// predicted-peak policy belongs here.
+/// What admission knows about one request.
+struct Demand {
+  int32_t request_class = 0;
+  int32_t produced = 0;
+  int32_t own = 0;   // slots that it alone accounts for, at the end of its prefill
+  int32_t left = 0;  // output tokens that max_tokens still allows
+};
+
+/// Past-Future admission for one replica (after Gong et al., ASPLOS 2025, with a forecast instead
+/// of random samples): the future use of the pool is forecast at fixed horizons of t steps; a
+/// running request holds own + t slots with the probability that it still runs then, given what it
+/// has produced already. A request is admitted when, with it, mean + reserve x standard deviation
+/// fits at every horizon. The peak over horizons is the peak over finish orders: a request's
+/// slots come back as it ends.
+///
+/// The sums are kept up to date row by row, so a decision costs O(horizons) however many requests
+/// run. The reserve is measured: a pause raises it, requests that end without one lower it.
 class Admission {
  public:
-  /// O(running requests).
-  [[nodiscard]] bool admits(const Replica& replica, const Request& head) const;
+  static constexpr size_t kHorizons = 40;
+
+  explicit Admission(int32_t max_rows);
+
+  /// Row `row` runs a request with this demand; again whenever it changed.
+  void set(int32_t row, const Demand& demand, OutputEstimator& lengths);
+  void clear(int32_t row);
+
+  /// Whether the request fits besides the rows set. `claimed` is what the pool will hold when the
+  /// running prefills are done; `n_slots` is its size.
+  [[nodiscard]] bool fits(const Demand& demand, int64_t claimed, int64_t n_slots,
+                          OutputEstimator& lengths) const;
+  /// The forecast peak with the reserve, and without a new request.
+  [[nodiscard]] double peak(int64_t claimed) const;
+
+  void paused();
+  void ended();
+  [[nodiscard]] double reserve() const { return reserve_; }
+
+ private:
+  /// One request's share at each horizon: expectation and variance of its slots.
+  struct Share {
+    std::array<float, kHorizons> mean{};
+    std::array<float, kHorizons> variance{};
+    int32_t own = 0;
+    bool live = false;
+  };
+  static void forecast(const Demand& demand, OutputEstimator& lengths, Share& share);
+  [[nodiscard]] double peak_with(const Share& share, int64_t claimed) const;
+  void add(const Share& share, double sign);
+
+  std::vector<Share> rows_;
+  std::array<double, kHorizons> mean_{};
+  std::array<double, kHorizons> variance_{};
+  int64_t own_ = 0;
+  double reserve_;  // standard deviations
 };
 
 }  // namespace troupe

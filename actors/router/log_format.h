@@ -27,10 +27,12 @@ enum class Kind : uint8_t {
   kTick = 7,
   kDrain = 8,
   kPlan = 9,
+  kResetCache = 10,
 };
 inline constexpr uint8_t kKindMask = 0x0F;
 inline constexpr uint8_t kSameTime = 0x10;         // all kinds
 inline constexpr uint8_t kNeutralSampling = 0x20;  // kSubmit: only the seed is not the default
+inline constexpr uint8_t kNeutralRequest = 0x40;   // kSubmit: no priority, tenant, salt, targets
 inline constexpr uint8_t kSameJob = 0x20;          // kApply: as the kApply before
 inline constexpr uint8_t kNextStep = 0x40;         // kApply: one after the job's last
 inline constexpr uint8_t kFailures = 0x80;         // kApply: a byte of flags follows each token
@@ -51,6 +53,11 @@ class Writer {
     number((static_cast<uint64_t>(v) << 1) ^ static_cast<uint64_t>(v >> 63));
   }
   void real(float v) { word(std::bit_cast<uint32_t>(v)); }
+  void real(double v) {
+    const auto bits = std::bit_cast<uint64_t>(v);
+    word(static_cast<uint32_t>(bits));
+    word(static_cast<uint32_t>(bits >> 32));
+  }
   void word(uint32_t v) {
     for (int i = 0; i < 4; ++i) byte(static_cast<uint8_t>(v >> (8 * i)));
   }

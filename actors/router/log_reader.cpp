@@ -65,6 +65,13 @@ uint32_t LogReader::word() {
 
 float LogReader::real() { return std::bit_cast<float>(word()); }
 
+double LogReader::real64() {
+  const uint64_t low = word();
+  const double v = std::bit_cast<double>(static_cast<uint64_t>(word()) << 32 | low);
+  if (!(v >= 0 && v <= 1e18)) bad("a number out of range");
+  return v;
+}
+
 // How many elements follow: no more than the bytes that are left could hold.
 size_t LogReader::count(size_t least_bytes_each) {
   const uint64_t n = number();
@@ -95,13 +102,22 @@ Result<LogReader> LogReader::open(std::string_view bytes, std::string source) {
 }
 
 void LogReader::header() {
-  auto& [context, queue, queue_tokens, step_tokens, in_flight, timeout] = limits_;
+  auto& [context, queue, queue_tokens, step_tokens, in_flight, timeout, overtakes, cache, slowdown,
+         chunk, weights] = limits_;
   context = integer(1, kMax);
   queue = integer(0, kMax);
   queue_tokens = integer();
   step_tokens = integer(1, kMax);
   in_flight = integer(1, 64);
   timeout = integer();
+  overtakes = integer(0, kMax);
+  cache = integer(0, 1) != 0;
+  chunk = integer(0, kMax);
+  slowdown = real64();
+  for (size_t n = count(9); n > 0 && !cut_short_; --n) {
+    const uint64_t tenant = number();
+    weights[tenant] = real64();
+  }
 }
 
 Result<LogEvent> LogReader::next() {
@@ -120,14 +136,15 @@ Result<LogEvent> LogReader::next() {
   event.now = last_;
   switch (event.kind) {
     case Kind::kEnd: break;
-    case Kind::kSubmit: submit(event, (tag & log::kNeutralSampling) != 0); break;
+    case Kind::kSubmit: submit(event, tag); break;
     case Kind::kCancel:
     case Kind::kFinish: event.id = number(); break;
     case Kind::kReplicaReady: replica_ready(event); break;
     case Kind::kReplicaLost: event.job = number(); break;
     case Kind::kApply: apply(event, tag); break;
     case Kind::kTick:
-    case Kind::kDrain: break;
+    case Kind::kDrain:
+    case Kind::kResetCache: break;
     case Kind::kPlan:
       event.nothing = (tag & log::kNothing) != 0;
       if (!event.nothing) event.digest = word();
@@ -140,8 +157,9 @@ Result<LogEvent> LogReader::next() {
   return event;
 }
 
-void LogReader::submit(LogEvent& event, bool seed_only) {
-  auto& [id, prompt, sampling, max_tokens, stop_tokens, submitted, deadline] = event.request;
+void LogReader::submit(LogEvent& event, uint8_t flags) {
+  auto& [id, prompt, sampling, max_tokens, stop_tokens, submitted, deadline, priority, tenant, salt,
+         endpoint, ttft, tpot] = event.request;
   id = number();
   max_tokens = integer(-1, kMax);
   const int64_t age = integer();
@@ -154,7 +172,18 @@ void LogReader::submit(LogEvent& event, bool seed_only) {
   list(prompt);
   list(stop_tokens);
   if (!cut_short_ && !requests_.insert(id).second) bad("a request that was there before");
-  SamplingParams& p = sampling;
+  read_sampling(sampling, (flags & log::kNeutralSampling) != 0);
+  if ((flags & log::kNeutralRequest) != 0) return;
+  priority = integer(std::numeric_limits<int32_t>::min(), kMax);
+  endpoint = integer(std::numeric_limits<int32_t>::min(), kMax);
+  ttft = integer();
+  tpot = integer();
+  if (ttft < 0 || ttft > kMaxTime || tpot < 0 || tpot > kMaxTime) bad("a time out of range");
+  tenant = number();
+  salt = number();
+}
+
+void LogReader::read_sampling(SamplingParams& p, bool seed_only) {
   p.seed = number();
   if (seed_only) return;
   for (float* v : {&p.temperature, &p.top_p, &p.min_p, &p.repetition_penalty, &p.presence_penalty,

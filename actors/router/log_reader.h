@@ -51,12 +51,14 @@ class LogReader {
   int32_t integer(int32_t least, int32_t most);
   uint32_t word();
   float real();
+  double real64();
   size_t count(size_t least_bytes_each);
   void list(std::vector<int32_t>& out);
   void bad(const char* what);
 
   void header();
-  void submit(LogEvent& event, bool seed_only);
+  void submit(LogEvent& event, uint8_t flags);
+  void read_sampling(SamplingParams& params, bool seed_only);
   void replica_ready(LogEvent& event);
   void apply(LogEvent& event, uint8_t flags);
 

@@ -48,10 +48,18 @@ void put(log::Writer& out, const SamplingParams& p, bool seed_only) {
 }
 
 void put(log::Writer& out, const RouterLimits& limits) {
-  const auto& [context, queue, queue_tokens, step_tokens, in_flight, timeout] = limits;
-  for (const int64_t v : {int64_t{context}, int64_t{queue}, queue_tokens, int64_t{step_tokens},
-                          int64_t{in_flight}, timeout}) {
+  const auto& [context, queue, queue_tokens, step_tokens, in_flight, timeout, overtakes, cache,
+               slowdown, chunk, weights] = limits;
+  for (const int64_t v :
+       {int64_t{context}, int64_t{queue}, queue_tokens, int64_t{step_tokens}, int64_t{in_flight},
+        timeout, int64_t{overtakes}, int64_t{cache ? 1 : 0}, int64_t{chunk}}) {
     out.integer(v);
+  }
+  out.real(slowdown);
+  out.number(weights.size());
+  for (const auto& [tenant, weight] : weights) {
+    out.number(tenant);
+    out.real(weight);
   }
 }
 
@@ -165,9 +173,15 @@ void Recorder::stop(const std::string& why) {
 
 void Recorder::submit(const TokenizedRequest& request, Micros now) {
   if (!active()) return;
-  const auto& [id, prompt, sampling, max_tokens, stop_tokens, submitted, deadline] = request;
+  const auto& [id, prompt, sampling, max_tokens, stop_tokens, submitted, deadline, priority, tenant,
+               salt, endpoint, ttft, tpot] = request;
   const bool plain = neutral(sampling);
-  begin(Kind::kSubmit, plain ? log::kNeutralSampling : 0, now);
+  const bool usual =
+      priority == 0 && tenant == 0 && salt == 0 && endpoint == 0 && ttft == 0 && tpot == 0;
+  begin(Kind::kSubmit,
+        static_cast<uint8_t>((plain ? log::kNeutralSampling : 0) |
+                             (usual ? log::kNeutralRequest : 0)),
+        now);
   out_.number(id);
   out_.integer(max_tokens);
   out_.integer(now - submitted);
@@ -175,6 +189,11 @@ void Recorder::submit(const TokenizedRequest& request, Micros now) {
   put(out_, prompt);
   put(out_, stop_tokens);
   put(out_, sampling, plain);
+  if (!usual) {
+    for (const int64_t v : {int64_t{priority}, int64_t{endpoint}, ttft, tpot}) out_.integer(v);
+    out_.number(tenant);
+    out_.number(salt);
+  }
   end_record();
 }
 
@@ -255,6 +274,12 @@ void Recorder::tick(Micros now) {
 void Recorder::drain() {
   if (!active()) return;
   begin(Kind::kDrain, 0, last_);
+  end_record();
+}
+
+void Recorder::reset_prefix_cache() {
+  if (!active()) return;
+  begin(Kind::kResetCache, 0, last_);
   end_record();
 }
 

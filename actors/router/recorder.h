@@ -36,6 +36,7 @@ class Recorder {
   void apply(uint64_t job, int32_t rank, const StepResult& result, Micros now);
   void tick(Micros now);
   void drain();
+  void reset_prefix_cache();
   void planned(const Decision& decision, Micros now);
 
   [[nodiscard]] bool active() const { return file_ >= 0; }

@@ -54,6 +54,7 @@ bool feed(Router& router, LogEvent& event) {
     case Kind::kApply: return router.apply(event.job, 0, event.result, event.now).ok();
     case Kind::kTick: router.tick(event.now); break;
     case Kind::kDrain: router.drain(); break;
+    case Kind::kResetCache: router.reset_prefix_cache(); break;
     case Kind::kPlan:
     case Kind::kEnd: break;
   }

@@ -1,9 +1,13 @@
 #pragma once
 
+#include "actors/router/admission.h"
 #include "actors/router/prefix_cache.h"
 #include "actors/router/request.h"
 #include "actors/router/slot_allocator.h"
+#include "actors/router/step_time.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -23,7 +27,11 @@ struct ReplicaInfo {
 /// The router's books about one replica: who runs there, which slots are whose, what is in flight.
 struct Replica {
   Replica(const ReplicaInfo& replica_info, uint64_t replica_epoch)
-      : info(replica_info), epoch(replica_epoch), slots(replica_info.n_slots) {
+      : info(replica_info),
+        epoch(replica_epoch),
+        slots(replica_info.n_slots),
+        admission(replica_info.max_rows),
+        reported(static_cast<size_t>(replica_info.n_ranks), 0) {
     for (int32_t row = info.max_rows - 1; row >= 0; --row) free_rows.push_back(row);
   }
 
@@ -34,6 +42,7 @@ struct Replica {
   struct Flight {
     uint64_t step = 0;
     std::vector<Item> items;
+    StepShape shape;
   };
   struct Digest {
     uint64_t value = 0;
@@ -44,12 +53,27 @@ struct Replica {
   uint64_t epoch = 0;
   SlotAllocator slots;
   PrefixCache cache;
+  Admission admission;
+  StepTime step_time;
   std::vector<int32_t> free_rows;
   std::vector<int32_t> rows_to_close;  // told to the ranks with the next plan
   std::vector<Request*> running;       // by age, oldest first; the leaving ones too
   std::deque<Flight> in_flight;        // oldest first, at most two
   std::map<uint64_t, Digest> digests;  // by step, of steps that not all ranks reported
+  std::vector<uint64_t> reported;      // by rank: its last step
   uint64_t next_step = 1;
+  size_t next_refresh = 0;  // of `running`: whose forecast is renewed next
+
+  /// Slots that a plan may take: free ones, and cached ones that nobody holds.
+  [[nodiscard]] int32_t available() const { return slots.free() + cache.evictable(); }
+  /// Slots that will be in use when the running requests' known tokens are all computed.
+  [[nodiscard]] int64_t claimed() const {
+    int64_t sum = slots.total() - available();
+    for (const Request* r : running) {
+      if (r->leaving == Request::Leaving::kNo) sum += std::max(0, r->backlog());
+    }
+    return sum;
+  }
 };
 
 }  // namespace troupe

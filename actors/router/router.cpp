@@ -1,12 +1,13 @@
 #include "actors/router/router.h"
 
+#include "actors/router/observe.h"
+#include "actors/router/planted_bug.h"
 #include "gpu/base/check.h"
 
 #include <algorithm>
 #include <cstddef>
-#include <iterator>
-#include <limits>
 #include <string>
+#include <utility>
 
 namespace troupe {
 namespace {
@@ -18,17 +19,9 @@ Histogram make_histogram(std::vector<double> bounds) {
   return h;
 }
 
-void observe(Histogram& h, double value) {
-  const auto it = std::lower_bound(h.bounds.begin(), h.bounds.end(), value);
-  ++h.counts[static_cast<size_t>(std::distance(h.bounds.begin(), it))];
-  h.sum += value;
-}
-
-double seconds(Micros from, Micros to) { return static_cast<double>(to - from) * 1e-6; }
-
 }  // namespace
 
-Router::Router(const RouterLimits& limits) : limits_(limits) {
+Router::Router(const RouterLimits& limits) : limits_(limits), waiting_(limits.tenant_weights) {
   const std::vector<double> latency = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
                                        0.5,   1,      2.5,   5,    10,    30,   60,  120};
   const std::vector<double> length = {1,   2,   4,    8,    16,   32,   64,    128,
@@ -77,6 +70,9 @@ void Router::submit(TokenizedRequest&& in, Micros now) {
        queued_new_tokens_ + n_prompt > limits_.max_queue_tokens)) {
     return refuse(ErrorCode::kQueueFull, "too many requests are waiting; try again later");
   }
+  if (const Status kept = promise(in, now); !kept) {
+    return refuse(kept.error().code, kept.error().message);
+  }
 
   auto owned = std::make_unique<Request>();
   Request& r = *owned;
@@ -89,6 +85,13 @@ void Router::submit(TokenizedRequest&& in, Micros now) {
   r.stop_tokens = std::move(in.stop_tokens);
   r.submitted = in.submitted;
   r.deadline = in.deadline;
+  r.priority = in.priority;
+  r.tenant = in.tenant;
+  r.cache_salt = in.cache_salt;
+  r.ttft_target = in.ttft_target;
+  r.tpot_target = in.tpot_target;
+  r.request_class = OutputEstimator::class_of(in.endpoint, r.n_prompt);
+  waiting_.arrive(r);
   requests_.emplace(r.id, std::move(owned));
 
   ++stats_.requests_accepted;
@@ -120,9 +123,9 @@ uint64_t Router::replica_ready(const ReplicaInfo& info, Micros now) {
   TROUPE_CHECK(!replicas_.contains(info.job)) << "job " << info.job << " is already serving";
   const auto [it, fresh] =
       replicas_.emplace(info.job, std::make_unique<Replica>(info, ++last_epoch_));
+  reconsider_ = true;
   // Requests accepted before any replica was known may be too large for what came.
-  const std::deque<Request*> waiting = waiting_;
-  for (Request* r : waiting) {
+  for (Request* r : waiting_.all()) {
     if (r->n_prompt + r->max_tokens > info.n_slots && replicas_.size() == 1) {
       end(*r, FinishReason::kError,
           fail(ErrorCode::kContextLengthExceeded,
@@ -141,16 +144,18 @@ void Router::replica_lost(uint64_t job, Micros now) {
   ++stats_.replicas_lost;
   const std::unique_ptr<Replica> dead = std::move(it->second);
   replicas_.erase(it);
+  reconsider_ = true;
   for (Request* r : dead->running) {
     r->replica = nullptr;
     r->row = -1;
     r->opened = false;
     r->slots.clear();
+    r->prefix = nullptr;
+    r->in_tree = r->borrowed = 0;
     r->samples_in_flight = r->plans_in_flight = 0;
-    const bool ended = r->ended;
     r->leaving = Request::Leaving::kNo;
-    if (ended) {
-      requests_.erase(r->id);
+    if (r->ended) {
+      forget(*r);
     } else {
       wait(*r, now);
     }
@@ -173,204 +178,64 @@ void Router::tick(Micros now) {
   }
 }
 
-Status Router::apply(uint64_t job, int32_t rank, const StepResult& result, Micros now) {
-  const auto it = replicas_.find(job);
-  if (it == replicas_.end() || it->second->epoch != result.epoch) {
-    ++stats_.stale_messages;
-    return ok_status();
-  }
-  Replica& replica = *it->second;
-  Replica::Digest& digest = replica.digests[result.step];
-  if (digest.seen == 0) digest.value = result.digest;
-  if (digest.value != result.digest) {
-    return fail(ErrorCode::kInternal, "rank " + std::to_string(rank) + " disagrees about step " +
-                                          std::to_string(result.step) +
-                                          ": the replica's ranks have diverged");
-  }
-  if (++digest.seen == replica.info.n_ranks) replica.digests.erase(result.step);
-  if (rank != 0) return ok_status();
-
-  if (replica.in_flight.empty() || replica.in_flight.front().step != result.step) {
-    return fail(ErrorCode::kInternal, "step " + std::to_string(result.step) + " was not expected");
-  }
-  const Replica::Flight flight = std::move(replica.in_flight.front());
-  replica.in_flight.pop_front();
-  ++stats_.steps;
-  stats_.device_busy_us += result.timings.compute_us;
-  stats_.device_idle_us += result.timings.idle_us;
-
-  size_t next = 0;
-  for (const Replica::Item& item : flight.items) {
-    Request& r = *item.request;
-    if (!item.sample) continue;
-    --r.samples_in_flight;
-    if (next >= result.sampled.size() || result.sampled[next].row != r.row) {
-      return fail(ErrorCode::kInternal, "a step's samples are not those of its plan");
-    }
-    const SampledToken& sampled = result.sampled[next++];
-    if (!r.ended) take_token(r, sampled, now);
-  }
-  for (const Replica::Item& item : flight.items) {
-    --item.request->plans_in_flight;
-    if (item.request->leaving != Request::Leaving::kNo) settle(*item.request, now);
-  }
-  return ok_status();
-}
-
-// A running request's next token is known.
-void Router::take_token(Request& r, const SampledToken& sampled, Micros now) {
-  if (sampled.failed) {
-    return end(r, FinishReason::kError,
-               fail(ErrorCode::kInternal, "the model produced values that are not numbers"), now);
-  }
-  if (r.last_token == 0) {
-    observe(stats_.ttft_s, seconds(r.submitted, now));
-  } else {
-    observe(stats_.inter_token_s, seconds(r.last_token, now));
-  }
-  r.last_token = now;
-  const bool stop =
-      std::find(r.stop_tokens.begin(), r.stop_tokens.end(), sampled.token) != r.stop_tokens.end();
-  if (stop) return end(r, FinishReason::kStop, {}, now);
-  r.tokens.push_back(sampled.token);
-  ++stats_.output_tokens;
-  RequestUpdate update;
-  update.id = r.id;
-  update.kind = RequestUpdate::Kind::kTokens;
-  update.cached_tokens = r.cached_tokens;
-  update.tokens.push_back(sampled);
-  updates_.push_back(std::move(update));
-  if (r.produced() >= r.max_tokens) end(r, FinishReason::kLength, {}, now);
-}
-
-void Router::announce_end(Request& r, FinishReason reason, Error error, Micros now) {
-  r.ended = true;
-  switch (reason) {
-    case FinishReason::kStop: ++stats_.finished_stop; break;
-    case FinishReason::kLength: ++stats_.finished_length; break;
-    case FinishReason::kCancelled: ++stats_.finished_cancelled; break;
-    case FinishReason::kError: ++stats_.finished_error; break;
-  }
-  observe(stats_.e2e_s, seconds(r.submitted, now));
-  observe(stats_.output_len, static_cast<double>(r.produced()));
-  RequestUpdate update;
-  update.id = r.id;
-  update.kind = RequestUpdate::Kind::kFinished;
-  update.reason = reason;
-  update.error = std::move(error);
-  updates_.push_back(std::move(update));
-}
-
-// Announces the end; the request itself goes when no plan in flight names it.
-void Router::end(Request& r, FinishReason reason, Error error, Micros now) {
-  announce_end(r, reason, std::move(error), now);
-  if (r.replica == nullptr) {
-    leave_queue(r);
-    requests_.erase(r.id);
-    return;
-  }
-  r.leaving = Request::Leaving::kEnd;
-  if (r.plans_in_flight == 0) settle(r, now);
+void Router::reset_prefix_cache() {
+  for (const auto& [job, replica] : replicas_) replica->cache.reset(replica->slots);
 }
 
 // Frees what a leaving request holds once no plan in flight names it.
 void Router::settle(Request& r, Micros now) {
-  if (r.plans_in_flight > 0) return;
+  if (r.plans_in_flight > 0 && !TROUPE_BUG(3)) return;
   Replica& replica = *r.replica;
-  const auto computed = std::min(r.slots.size(), r.tokens.size());
-  replica.cache.release(std::span(r.tokens).first(computed), r.slots, replica.slots);
-  if (r.opened) replica.rows_to_close.push_back(r.row);
+  size_t keep = std::min(r.slots.size(), r.tokens.size());
+  if (r.poisoned || !limits_.prefix_cache) keep = static_cast<size_t>(r.in_tree);
+  replica.cache.release(std::span(r.tokens).first(keep), r.slots, r.in_tree, r.cache_salt, r.prefix,
+                        replica.slots);
+  // Others would only fail on the same values.
+  if (r.poisoned) replica.cache.reset(replica.slots);
+  if (r.opened && !TROUPE_BUG(4)) replica.rows_to_close.push_back(r.row);
   replica.free_rows.push_back(r.row);
+  replica.admission.clear(r.row);
   std::erase(replica.running, &r);
   const Request::Leaving why = r.leaving;
   r.replica = nullptr;
   r.row = -1;
   r.opened = false;
   r.slots.clear();
+  r.prefix = nullptr;
+  r.in_tree = r.borrowed = 0;
   r.leaving = Request::Leaving::kNo;
+  reconsider_ = true;
   if (why == Request::Leaving::kPause) {
     wait(r, now);
   } else {
-    requests_.erase(r.id);
+    forget(r);
   }
 }
 
-// Puts a request into the queue, oldest submission first.
+void Router::forget(Request& r) {
+  waiting_.depart(r);
+  requests_.erase(r.id);
+}
+
 void Router::wait(Request& r, Micros now) {
   r.queued_at = now;
-  const auto at = std::upper_bound(
-      waiting_.begin(), waiting_.end(), &r, [](const Request* a, const Request* b) {
-        return a->submitted != b->submitted ? a->submitted < b->submitted : a->id < b->id;
-      });
-  waiting_.insert(at, &r);
-  if (r.last_token == 0) {
-    ++queued_new_;
-    queued_new_tokens_ += r.n_prompt;
+  r.overtaken = 0;
+  if (waiting_.empty()) {
+    drained_ = 0;
+    drained_since_ = now;
   }
+  waiting_.push(r);
+  reconsider_ = true;
+  if (r.started) return;
+  ++queued_new_;
+  queued_new_tokens_ += r.n_prompt;
 }
 
-void Router::leave_queue(const Request& r) {
-  if (!waiting_.empty() && waiting_.front() == &r) {
-    waiting_.pop_front();
-  } else if (std::erase(waiting_, &r) == 0) {
-    return;
-  }
-  if (r.last_token == 0) {
-    --queued_new_;
-    queued_new_tokens_ -= r.n_prompt;
-  }
-}
-
-EngineStats Router::stats() const {
-  EngineStats s = stats_;
-  s.draining = draining_;
-  s.replicas_ready = static_cast<int32_t>(replicas_.size());
-  s.ready = !replicas_.empty() && !draining_;
-  s.queued = static_cast<int32_t>(waiting_.size());
-  for (const Request* r : waiting_) s.paused += r->last_token != 0 ? 1 : 0;
-  s.queued -= s.paused;
-  for (const auto& [job, replica] : replicas_) {
-    s.slots_total += replica->slots.total();
-    s.slots_cached += replica->cache.held();
-    s.slots_used += replica->slots.total() - replica->slots.free() - replica->cache.held();
-    for (const Request* r : replica->running) s.running += r->ended ? 0 : 1;
-  }
-  return s;
-}
-
-void Router::check_invariants() const {
-  size_t placed = 0;
-  for (const auto& [job, replica] : replicas_) {
-    std::vector<bool> named(static_cast<size_t>(replica->slots.total()), false);
-    size_t held = 0;
-    for (const Request* r : replica->running) {
-      TROUPE_CHECK(requests_.contains(r->id) && r->replica == replica.get()) << r->id;
-      TROUPE_CHECK(r->plans_in_flight >= 0 && r->samples_in_flight >= 0) << r->id;
-      TROUPE_CHECK(r->plans_in_flight <= limits_.plans_in_flight) << r->id;
-      for (const int32_t slot : r->slots) {
-        TROUPE_CHECK(!replica->slots.is_free(slot)) << "slot " << slot << " in use and free";
-        TROUPE_CHECK(!named[static_cast<size_t>(slot)]) << "slot " << slot << " used twice";
-        named[static_cast<size_t>(slot)] = true;
-      }
-      held += r->slots.size();
-      ++placed;
-    }
-    TROUPE_CHECK(static_cast<int64_t>(held) + replica->cache.held() + replica->slots.free() ==
-                 replica->slots.total())
-        << "slots leaked on job " << job;
-    TROUPE_CHECK(static_cast<int32_t>(replica->running.size() + replica->free_rows.size()) ==
-                 replica->info.max_rows)
-        << "rows leaked on job " << job;
-    std::map<const Request*, int32_t> flights;
-    for (const auto& flight : replica->in_flight) {
-      for (const auto& item : flight.items) ++flights[item.request];
-    }
-    for (const auto& [r, n] : flights) {
-      TROUPE_CHECK(r->plans_in_flight == n) << "request " << r->id;
-    }
-  }
-  TROUPE_CHECK(placed + waiting_.size() == requests_.size())
-      << placed << " + " << waiting_.size() << " of " << requests_.size();
+void Router::leave_queue(Request& r) {
+  reconsider_ = true;
+  if (!waiting_.remove(r) || r.started) return;
+  --queued_new_;
+  queued_new_tokens_ -= r.n_prompt;
 }
 
 }  // namespace troupe

@@ -1,13 +1,13 @@
 #pragma once
 
 #include "actors/engine.h"
-#include "actors/router/admission.h"
+#include "actors/router/output_estimator.h"
 #include "actors/router/replica.h"
 #include "actors/router/request.h"
+#include "actors/router/waiting_queue.h"
 #include "gpu/step.h"
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -24,6 +24,13 @@ struct RouterLimits {
   int32_t max_step_tokens = 512;  // budget of one step, prefill and decode together
   int32_t plans_in_flight = 2;    // per replica
   Micros queue_timeout = 0;       // 0 = none
+  int32_t max_overtakes = 16;     // of one waiting request by smaller ones behind it
+  bool prefix_cache = true;
+  /// Prefill chunks are kept so short that a step with running decodes takes at most this many
+  /// times as long as it would without them. 0 = the token budget alone decides.
+  double decode_slowdown = 0;
+  int32_t min_chunk = 16;                     // tokens; progress of a prefill in any case
+  std::map<uint64_t, double> tenant_weights = {};  // others weigh 1
 };
 
 /// What the shell has to do after an event: send plans to replicas, updates to detokenizers.
@@ -56,6 +63,8 @@ class Router {
   [[nodiscard]] Status apply(uint64_t job, int32_t rank, const StepResult& result, Micros now);
   /// Deadlines and queue timeouts; call it every 100 ms or so.
   void tick(Micros now);
+  /// Forgets all cached prefixes; running requests keep theirs until they end.
+  void reset_prefix_cache();
   /// New requests are refused from now on.
   void drain() { draining_ = true; }
 
@@ -71,24 +80,52 @@ class Router {
   void announce_end(Request& r, FinishReason reason, Error error, Micros now);
   void end(Request& r, FinishReason reason, Error error, Micros now);
   void settle(Request& r, Micros now);
+  void forget(Request& r);
   void wait(Request& r, Micros now);
-  void leave_queue(const Request& r);
+  void leave_queue(Request& r);
   void take_token(Request& r, const SampledToken& sampled, Micros now);
+  [[nodiscard]] Status check_report(Replica& replica, int32_t rank, const StepResult& result,
+                                    bool& stale);
+
   void admit(Micros now);
-  bool plan_step(Replica& replica, StepPlan& plan);
-  bool add_work(Replica& replica, Request& r, int32_t n_tokens, StepPlan& plan);
-  void make_room(Replica& replica);
+  [[nodiscard]] Replica* place(const Request& r);
+  void start(Request& r, Replica& replica, Micros now);
+  [[nodiscard]] static Demand demand_of(const Request& r);
+  void refresh(Replica& replica);
+  [[nodiscard]] bool steady(const Replica& replica, const Request& r) const;
+  [[nodiscard]] double predicted_wait(const TokenizedRequest& r) const;
+  [[nodiscard]] Status promise(const TokenizedRequest& r, Micros now) const;
+  void measure_queue(double tokens, Micros now);
+
+  bool plan_step(Replica& replica, StepPlan& plan, Micros now);
+  bool settle_paused(Replica& replica, Micros now);
+  [[nodiscard]] static bool should_wait(const Replica& replica, const Request& r);
+  [[nodiscard]] int32_t prefill_budget(const Replica& replica, const StepShape& decodes,
+                                       int32_t budget) const;
+  bool add_work(Replica& replica, Request& r, int32_t n_tokens, StepPlan& plan, StepShape& shape);
+  void open(Request& r, StepPlan& plan);
+  void match(Replica& replica, Request& r) const;
+  void make_room(Replica& replica, const Request& asking);
 
   RouterLimits limits_;
-  Admission admission_;
+  OutputEstimator lengths_;
   bool draining_ = false;
   uint64_t last_epoch_ = 0;
   std::unordered_map<RequestId, std::unique_ptr<Request>> requests_;
-  std::deque<Request*> waiting_;   // by submission time, so that moved and paused ones come first
+  WaitingQueue waiting_;
   int64_t queued_new_tokens_ = 0;  // prompt tokens of waiting requests that never ran
   int32_t queued_new_ = 0;
+  bool reconsider_ = true;   // something happened that may let a waiting request start
+  int32_t plans_since_ = 0;  // the queue was last looked at
+  // How fast a queue drains: tokens (prompt and expected output) started per second while one
+  // waits.
+  double drain_rate_ = 0;
+  double drained_ = 0;
+  Micros drained_since_ = 0;
   std::map<uint64_t, std::unique_ptr<Replica>> replicas_;  // by job
   std::vector<RequestUpdate> updates_;
+  size_t usual_updates_ = 0;
+  std::vector<Request*> scratch_;
   EngineStats stats_;
 };
 

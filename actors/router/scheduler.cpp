@@ -1,5 +1,7 @@
-// The planning half of the router: admission, and what goes into the next step.
+// The planning half of the router: what goes into the next step.
 
+#include "actors/router/observe.h"
+#include "actors/router/planted_bug.h"
 #include "actors/router/router.h"
 #include "gpu/base/check.h"
 
@@ -8,6 +10,12 @@
 #include <utility>
 
 namespace troupe {
+namespace {
+
+constexpr size_t kWorthWaiting = 16;  // tokens in common; fewer are computed twice
+constexpr size_t kRefreshPart = 32;   // of the running requests get a new forecast each step
+
+}  // namespace
 
 Decision Router::plan(Micros now) {
   admit(now);
@@ -15,113 +23,181 @@ Decision Router::plan(Micros now) {
   for (const auto& [job, replica] : replicas_) {
     while (static_cast<int32_t>(replica->in_flight.size()) < limits_.plans_in_flight) {
       StepPlan step;
-      if (!plan_step(*replica, step)) break;
-      decision.plans.emplace_back(job, std::move(step));
+      if (plan_step(*replica, step, now)) {
+        decision.plans.emplace_back(job, std::move(step));
+      } else if (settle_paused(*replica, now)) {
+        admit(now);
+      } else {
+        break;
+      }
     }
   }
+  usual_updates_ = updates_.size();
   decision.updates = std::move(updates_);
   updates_.clear();
   return decision;
 }
 
-// Heads of the queue go to the replica with the most free slots that admits them. A head that fits
-// nowhere holds the queue: first come, first served.
-void Router::admit(Micros now) {
-  while (!waiting_.empty()) {
-    Request& head = *waiting_.front();
-    Replica* best = nullptr;
-    for (const auto& [job, replica] : replicas_) {
-      if (head.n_prompt + head.max_tokens > replica->info.n_slots) continue;
-      if (!admission_.admits(*replica, head)) continue;
-      if (best == nullptr || replica->running.size() < best->running.size() ||
-          (replica->running.size() == best->running.size() &&
-           replica->slots.free() > best->slots.free())) {
-        best = replica.get();
-      }
-    }
-    if (best == nullptr) return;
-    leave_queue(head);
-    if (head.last_token == 0) {
-      const auto at = std::lower_bound(stats_.queue_s.bounds.begin(), stats_.queue_s.bounds.end(),
-                                       static_cast<double>(now - head.submitted) * 1e-6);
-      ++stats_.queue_s.counts[static_cast<size_t>(at - stats_.queue_s.bounds.begin())];
-      stats_.queue_s.sum += static_cast<double>(now - head.submitted) * 1e-6;
-    }
-    head.replica = best;
-    head.row = best->free_rows.back();
-    best->free_rows.pop_back();
-    head.slots = best->cache.match(head.tokens);
-    head.cached_tokens = head.planned();
-    stats_.cached_prompt_tokens += static_cast<uint64_t>(head.cached_tokens);
-    const auto by_age = [](const Request* a, const Request* b) {
-      return a->submitted != b->submitted ? a->submitted < b->submitted : a->id < b->id;
-    };
-    best->running.insert(
-        std::upper_bound(best->running.begin(), best->running.end(), &head, by_age), &head);
-  }
-}
-
 // Fills one step: a token for every running sequence first, the rest of the budget with prefill,
 // oldest first. False when nothing can be done now.
-bool Router::plan_step(Replica& replica, StepPlan& plan) {
+bool Router::plan_step(Replica& replica, StepPlan& plan, Micros now) {
   int32_t budget = std::min(limits_.max_step_tokens, replica.info.max_step_tokens);
   Replica::Flight flight;
-  const auto schedule = [&](Request& r, int32_t n) {
-    if (!add_work(replica, r, n, plan)) return;
-    flight.items.push_back({&r, plan.work.back().sample});
-    budget -= n;
-  };
+  const size_t n_rows = replica.running.size();
+  plan.work.reserve(n_rows);
+  plan.slots.reserve(n_rows);
+  flight.items.reserve(n_rows);
+  bool prefills = false;
   // make_room() only marks requests, so `running` does not change under the loops.
   for (Request* r : replica.running) {
-    if (r->leaving == Request::Leaving::kNo && r->backlog() <= 1 && r->left() > 0 && budget > 0) {
-      schedule(*r, 1);
+    if (r->leaving != Request::Leaving::kNo) continue;
+    if (r->backlog() > 1 || !r->opened) {
+      prefills = true;
+      continue;
+    }
+    if (r->left() <= 0 || budget <= 0) continue;
+    if (!add_work(replica, *r, 1, plan, flight.shape)) continue;
+    flight.items.push_back({r, plan.work.back().sample});
+    --budget;
+  }
+  const size_t n_decodes = flight.items.size();
+  if (prefills) {
+    budget = prefill_budget(replica, flight.shape, budget);
+    for (Request* r : replica.running) {
+      if (r->leaving != Request::Leaving::kNo || budget <= 0) continue;
+      if (r->backlog() <= 1 && r->opened) continue;
+      if (!r->opened) {
+        match(replica, *r);
+        if (should_wait(replica, *r)) continue;
+      }
+      const int32_t n = std::min({r->backlog(), budget, std::max(1, replica.available())});
+      if (!add_work(replica, *r, n, plan, flight.shape)) continue;
+      flight.items.push_back({r, plan.work.back().sample});
+      budget -= n;
     }
   }
-  for (Request* r : replica.running) {
-    if (r->leaving == Request::Leaving::kNo && r->backlog() > 1 && budget > 0) {
-      schedule(*r, std::min({r->backlog(), budget, std::max(1, replica.slots.free())}));
-    }
-  }
-  // Marked requests that no plan names are settled by plan()'s caller through the next event; here
-  // they can go at once.
-  std::vector<Request*> idle;
-  for (Request* r : replica.running) {
-    if (r->leaving == Request::Leaving::kPause && r->plans_in_flight == 0) idle.push_back(r);
-  }
-  for (Request* r : idle) settle(*r, r->queued_at);
   if (plan.work.empty()) return false;
+  settle_paused(replica, now);
 
+  // The step is complete: what it computes may be read by the steps after it.
+  for (size_t i = n_decodes; i < flight.items.size() && limits_.prefix_cache; ++i) {
+    Request& r = *flight.items[i].request;
+    if (r.own_copies) continue;
+    r.in_tree = replica.cache.insert(std::span(r.tokens).first(r.slots.size()), r.slots, r.in_tree,
+                                     r.cache_salt, r.prefix);
+    r.own_copies = r.in_tree < r.planned();
+  }
   plan.epoch = replica.epoch;
   plan.step = replica.next_step++;
   plan.closed = std::move(replica.rows_to_close);
   replica.rows_to_close.clear();
   flight.step = plan.step;
-  const auto n_tokens = static_cast<double>(plan.slots.size());
-  const auto at = std::lower_bound(stats_.step_tokens.bounds.begin(),
-                                   stats_.step_tokens.bounds.end(), n_tokens);
-  ++stats_.step_tokens.counts[static_cast<size_t>(at - stats_.step_tokens.bounds.begin())];
-  stats_.step_tokens.sum += n_tokens;
+  observe(stats_.step_tokens, static_cast<double>(plan.slots.size()));
   replica.in_flight.push_back(std::move(flight));
+  refresh(replica);
   return true;
+}
+
+// Marked requests that no plan names can go at once; others go when their plans have returned.
+bool Router::settle_paused(Replica& replica, Micros now) {
+  scratch_.clear();
+  for (Request* r : replica.running) {
+    if (r->leaving == Request::Leaving::kPause && r->plans_in_flight == 0) scratch_.push_back(r);
+  }
+  for (Request* r : scratch_) settle(*r, now);
+  return !scratch_.empty();
+}
+
+// Renews the forecast of a few running requests, in turn.
+void Router::refresh(Replica& replica) {
+  const size_t n = replica.running.size();
+  for (size_t i = 0; i < n / kRefreshPart + 1 && n > 0; ++i) {
+    if (replica.next_refresh >= n) replica.next_refresh = 0;
+    const Request& r = *replica.running[replica.next_refresh++];
+    if (r.leaving == Request::Leaving::kNo) replica.admission.set(r.row, demand_of(r), lengths_);
+  }
+}
+
+// What the cache has gained since the request was placed. Only until its row is open: then the
+// ranks know its slots.
+void Router::match(Replica& replica, Request& r) const {
+  if (!limits_.prefix_cache) return;
+  const int32_t before = r.planned();
+  replica.cache.extend(std::span(r.tokens).first(r.tokens.size() - 1), r.cache_salt, r.slots,
+                       r.prefix);
+  r.in_tree = r.planned();
+  r.borrowed += r.in_tree - before;
+}
+
+// True when somebody older on the replica is about to compute the tokens that this request needs
+// next: it then waits a step and finds them in the cache.
+bool Router::should_wait(const Replica& replica, const Request& r) {
+  for (const Request* other : replica.running) {
+    if (other == &r) break;  // never for a younger one, which may have to wait for this one's slots
+    if (other->leaving != Request::Leaving::kNo || !other->opened || other->own_copies) continue;
+    if (other->prefix != r.prefix || other->cache_salt != r.cache_salt) continue;
+    if (other->in_tree != r.planned() || other->in_tree >= other->known() - 1) continue;
+    const auto theirs = std::span(other->tokens).subspan(static_cast<size_t>(other->in_tree));
+    const auto ours = std::span(r.tokens).subspan(static_cast<size_t>(r.planned()));
+    const size_t n = std::min({theirs.size(), ours.size(), kWorthWaiting});
+    if (n < kWorthWaiting) continue;
+    if (std::equal(ours.begin(), ours.begin() + static_cast<std::ptrdiff_t>(n), theirs.begin())) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// Tokens of prefill that this step may have besides its decodes.
+int32_t Router::prefill_budget(const Replica& replica, const StepShape& decodes,
+                               int32_t budget) const {
+  if (decodes.decodes == 0 || !replica.step_time.knows()) return budget;
+  double target = 0;
+  if (limits_.decode_slowdown > 0) {
+    target = limits_.decode_slowdown * replica.step_time.predict(decodes);
+  }
+  for (const Request* r : replica.running) {
+    if (r->tpot_target == 0 || r->backlog() > 1) continue;
+    const auto wanted = static_cast<double>(r->tpot_target);
+    if (target == 0 || wanted < target) target = wanted;
+  }
+  if (target == 0) return budget;
+  int32_t context = 0;
+  for (const Request* r : replica.running) {
+    if (r->backlog() > 1) {
+      context = r->planned();
+      break;
+    }
+  }
+  const int32_t chunk = replica.step_time.chunk_within(target, decodes, context, budget);
+  return std::min(budget, std::max(chunk, limits_.min_chunk));
+}
+
+void Router::open(Request& r, StepPlan& plan) {
+  OpenRow row;
+  row.row = r.row;
+  row.n_prompt = r.n_prompt;
+  row.sampling = r.sampling;
+  row.prefix_slots = r.slots;
+  row.prefix_tokens.assign(r.tokens.begin(), r.tokens.begin() + r.planned());
+  plan.opened.push_back(std::move(row));
+  r.opened = true;
+  if (r.last_token != 0 || r.cached_tokens != 0) return;
+  r.cached_tokens = std::min(r.planned(), r.n_prompt);
+  stats_.cached_prompt_tokens += static_cast<uint64_t>(r.cached_tokens);
 }
 
 // Adds the next `n_tokens` of a request to the step. False when there are no slots for them: then a
 // younger request has been marked for a pause.
-bool Router::add_work(Replica& replica, Request& r, int32_t n_tokens, StepPlan& plan) {
-  if (replica.slots.free() < n_tokens) {
-    make_room(replica);
+bool Router::add_work(Replica& replica, Request& r, int32_t n_tokens, StepPlan& plan,
+                      StepShape& shape) {
+  if (replica.available() < n_tokens) {
+    make_room(replica, r);
     return false;
   }
-  if (!r.opened) {
-    OpenRow open;
-    open.row = r.row;
-    open.n_prompt = r.n_prompt;
-    open.sampling = r.sampling;
-    open.prefix_slots = r.slots;
-    open.prefix_tokens.assign(r.tokens.begin(), r.tokens.begin() + r.planned());
-    plan.opened.push_back(std::move(open));
-    r.opened = true;
-  }
+  if (!r.opened) open(r, plan);
+  const int32_t missing = n_tokens - replica.slots.free();
+  if (missing > 0) replica.cache.evict(missing, replica.slots);
   RowWork work;
   work.row = r.row;
   work.n_tokens = n_tokens;
@@ -131,6 +207,13 @@ bool Router::add_work(Replica& replica, Request& r, int32_t n_tokens, StepPlan& 
     const auto from = r.tokens.begin() + r.planned();
     plan.tokens.insert(plan.tokens.end(), from, from + n_tokens);
   }
+  if (n_tokens == 1) {
+    ++shape.decodes;
+    shape.decode_context += r.planned() + 1;
+  } else {
+    shape.prefill += n_tokens;
+    shape.prefill_context += int64_t{n_tokens} * (r.planned() + n_tokens / 2);
+  }
   replica.slots.take(n_tokens, r.slots);
   plan.slots.insert(plan.slots.end(), r.slots.end() - n_tokens, r.slots.end());
   plan.work.push_back(work);
@@ -139,15 +222,21 @@ bool Router::add_work(Replica& replica, Request& r, int32_t n_tokens, StepPlan& 
   return true;
 }
 
-// The pool is exhausted: the youngest running request is paused, unless slots are on their way back
-// already. The oldest is never paused.
-void Router::make_room(Replica& replica) {
+// The pool is exhausted: one running request is paused, unless slots are on their way back already:
+// of those with the lowest priority the youngest, but never the oldest of all. A prefill that would
+// have to pause itself just waits.
+void Router::make_room(Replica& replica, const Request& asking) {
   for (const Request* r : replica.running) {
     if (r->leaving != Request::Leaving::kNo) return;
   }
-  if (replica.running.size() < 2) return;
-  Request& youngest = *replica.running.back();
-  youngest.leaving = Request::Leaving::kPause;
+  Request* victim = nullptr;
+  for (size_t i = replica.running.size(); i-- > (TROUPE_BUG(8) ? 0U : 1U);) {
+    Request* r = replica.running[i];
+    if (victim == nullptr || r->priority > victim->priority) victim = r;
+  }
+  if (victim == nullptr || (victim == &asking && asking.backlog() > 1)) return;
+  victim->leaving = Request::Leaving::kPause;
+  replica.admission.paused();
   ++stats_.pauses;
 }
 

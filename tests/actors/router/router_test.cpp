@@ -1,189 +1,31 @@
-#include "actors/router/router.h"
+#include "tests/support/router_world.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <deque>
-#include <map>
-#include <random>
 #include <set>
-#include <utility>
 #include <vector>
 
 namespace troupe {
 namespace {
 
-constexpr int32_t kStop = 7;
+using test::kStop;
+using test::prompt_of;
 
-// The fake model: the next token depends on the whole sequence and on nothing else, so that any
-// mix-up of rows, slots or results shows as a wrong token.
-int32_t next_token(const std::vector<int32_t>& sequence) {
-  uint64_t h = 1469598103934665603ULL;
-  for (const int32_t t : sequence) h = (h ^ static_cast<uint64_t>(t)) * 1099511628211ULL;
-  return static_cast<int32_t>((h >> 33U) % 300);  // kStop comes once in 300
-}
-
-/// A replica's ranks: keep what was written into each slot and read it back through the rows.
-class FakeReplica {
+/// The world, with gtest for what goes wrong in it.
+class World : public test::RouterWorld {
  public:
-  explicit FakeReplica(const ReplicaInfo& info)
-      : info_(info), pool_(static_cast<size_t>(info.n_slots), -1) {}
-
-  StepResult run(const StepPlan& plan) {
-    StepResult result;
-    result.epoch = plan.epoch;
-    result.step = plan.step;
-    result.digest = plan.step * 31 + plan.slots.size();
-    for (const int32_t row : plan.closed) EXPECT_EQ(rows_.erase(row), 1U) << "row " << row;
-    for (const OpenRow& open : plan.opened) {
-      EXPECT_LT(open.row, info_.max_rows);
-      EXPECT_TRUE(rows_.emplace(open.row, Row{open.prefix_slots, -1}).second) << open.row;
-    }
-    size_t token = 0;
-    size_t slot = 0;
-    for (const RowWork& work : plan.work) {
-      Row& row = rows_.at(work.row);
-      for (int32_t i = 0; i < work.n_tokens; ++i) {
-        const int32_t input = work.from_last_sample ? row.last : plan.tokens.at(token++);
-        const int32_t s = plan.slots.at(slot++);
-        pool_.at(static_cast<size_t>(s)) = input;
-        row.slots.push_back(s);
-      }
-      if (!work.sample) continue;
-      std::vector<int32_t> sequence;
-      for (const int32_t s : row.slots) sequence.push_back(pool_.at(static_cast<size_t>(s)));
-      row.last = next_token(sequence);
-      SampledToken sampled;
-      sampled.row = work.row;
-      sampled.token = row.last;
-      result.sampled.push_back(sampled);
-    }
-    EXPECT_EQ(token, plan.tokens.size());
-    EXPECT_EQ(slot, plan.slots.size());
-    EXPECT_LE(static_cast<int32_t>(slot), info_.max_step_tokens);
-    return result;
-  }
-
- private:
-  struct Row {
-    std::vector<int32_t> slots;
-    int32_t last = -1;
-  };
-  ReplicaInfo info_;
-  std::vector<int32_t> pool_;
-  std::map<int32_t, Row> rows_;
-};
-
-/// A router, its replicas and everything that it announced.
-class World {
- public:
-  explicit World(RouterLimits limits = {.max_context = 4096, .max_queue = 1000}) : router(limits) {}
-
-  void add_replica(uint64_t job, int32_t n_slots, int32_t max_rows = 8, int32_t step_tokens = 64) {
-    const ReplicaInfo info{job, 1, n_slots, max_rows, step_tokens};
-    router.replica_ready(info, now);
-    replicas.emplace(job, FakeReplica(info));
-  }
-  void lose_replica(uint64_t job) {
-    router.replica_lost(job, ++now);
-    replicas.erase(job);
-    results.erase(job);
-    plan();
-  }
-  void submit(RequestId id, std::vector<int32_t> prompt, int32_t max_tokens) {
-    TokenizedRequest r;
-    r.id = id;
-    r.prompt = prompt;
-    r.max_tokens = max_tokens;
-    r.stop_tokens = {kStop};
-    r.submitted = ++now;
-    prompts[id] = std::move(prompt);
-    limits_of[id] = max_tokens;
-    router.submit(std::move(r), now);
-    plan();
-  }
-  // Lets the router decide; the plans run at once, their results wait to be delivered.
-  void plan() {
-    Decision d = router.plan(now);
-    for (auto& [job, step] : d.plans) {
-      results[job].push_back(replicas.at(job).run(step));
-      EXPECT_LE(results[job].size(), 2U);
-    }
-    for (RequestUpdate& u : d.updates) take(u);
-    router.check_invariants();
-  }
-  bool deliver(uint64_t job) {
-    if (results[job].empty()) return false;
-    const StepResult result = std::move(results[job].front());
-    results[job].pop_front();
-    EXPECT_TRUE(router.apply(job, 0, result, ++now).ok());
-    plan();
-    return true;
-  }
-  void run_to_end() {
-    for (bool any = true; any;) {
-      any = false;
-      std::vector<uint64_t> jobs;
-      for (const auto& [job, r] : replicas) jobs.push_back(job);
-      for (const uint64_t job : jobs) any = deliver(job) || any;
-    }
-  }
-  // What a request alone would have produced.
-  [[nodiscard]] std::vector<int32_t> expected(RequestId id, FinishReason* reason) const {
-    std::vector<int32_t> sequence = prompts.at(id);
-    std::vector<int32_t> output;
-    *reason = FinishReason::kLength;
-    while (static_cast<int32_t>(output.size()) < limits_of.at(id)) {
-      const int32_t token = next_token(sequence);
-      if (token == kStop) {
-        *reason = FinishReason::kStop;
-        break;
-      }
-      sequence.push_back(token);
-      output.push_back(token);
-    }
-    return output;
-  }
+  using RouterWorld::RouterWorld;
+  ~World() { EXPECT_THAT(faults, testing::IsEmpty()); }
   void expect_complete(RequestId id) const {
     FinishReason reason{};
     EXPECT_EQ(outputs.at(id), expected(id, &reason)) << "request " << id;
     ASSERT_TRUE(ends.contains(id)) << "request " << id;
     EXPECT_EQ(ends.at(id), reason) << "request " << id;
   }
-
-  Router router;
-  Micros now = 1;
-  std::map<uint64_t, FakeReplica> replicas;
-  std::map<uint64_t, std::deque<StepResult>> results;
-  std::map<RequestId, std::vector<int32_t>> prompts;
-  std::map<RequestId, int32_t> limits_of;
-  std::map<RequestId, std::vector<int32_t>> outputs;
-  std::map<RequestId, FinishReason> ends;
-  std::map<RequestId, Error> errors;
-
- private:
-  void take(const RequestUpdate& u) {
-    EXPECT_FALSE(ends.contains(u.id)) << "request " << u.id << " goes on after its end";
-    outputs[u.id];
-    for (const SampledToken& t : u.tokens) outputs[u.id].push_back(t.token);
-    if (u.kind != RequestUpdate::Kind::kFinished) return;
-    ends[u.id] = u.reason;
-    errors[u.id] = u.error;
-  }
 };
 
-std::vector<int32_t> prompt_of(int32_t length, int32_t salt) {
-  std::vector<int32_t> prompt;
-  for (int32_t i = 0; i < length; ++i) prompt.push_back((i * 31 + salt * 17) % 50);
-  return prompt;
-}
-
-void expect_empty(const World& w) {
-  const EngineStats s = w.router.stats();
-  EXPECT_EQ(s.running + s.queued + s.paused, 0);
-  EXPECT_EQ(s.slots_used, 0);
-}
+void expect_empty(World& w) { EXPECT_TRUE(w.empty()); }
 
 TEST(Router, OneRequestGetsExactlyItsTokens) {
   World w;
@@ -214,9 +56,21 @@ TEST(Router, DecodesShareAStepWithAPrefillChunk) {
   w.expect_complete(2);
 }
 
+// Makes the router expect outputs of five tokens.
+void teach_short_outputs(World& w) {
+  for (RequestId id = 1001; id <= 1100; ++id) {
+    w.submit(id, prompt_of(2, static_cast<int32_t>(id)), 100);
+    while (w.outputs[id].size() < 5 && !w.ends.contains(id)) w.deliver(1);
+    w.router.finish(id, w.now);
+    w.run_to_end();
+    w.ends.emplace(id, FinishReason::kStop);
+  }
+}
+
 TEST(Router, PausesTheYoungestWhenThePoolIsFullAndNobodyNotices) {
   World w;
   w.add_replica(1, 160, 8);
+  teach_short_outputs(w);
   for (RequestId id = 1; id <= 30; ++id) w.submit(id, prompt_of(20, static_cast<int32_t>(id)), 120);
   w.run_to_end();
   for (RequestId id = 1; id <= 30; ++id) w.expect_complete(id);
