@@ -16,7 +16,7 @@ constexpr std::chrono::milliseconds kTick{100};
 RouterState::RouterState(RouterHandle::pointer self, RouterSetup setup)
     : self_(self),
       setup_(std::move(setup)),
-      router_(setup_.limits),
+      router_(setup_.limits, setup_.recorder.get()),
       roster_(setup_.model, setup_.version),
       outbox_(setup_.detokenizers.size()) {}
 

@@ -1,5 +1,6 @@
 #include "launch/options.h"
 
+#include "gpu/sim/coefficients.h"
 #include "launch/simulate_options.h"
 
 #include <CLI/CLI.hpp>
@@ -41,13 +42,24 @@ std::string model_exists(const std::string& path) {
 
 std::string device_known(const std::string& device) {
   if (device == "auto" || device == "cpu" || device == "cuda") return {};
-  return "unknown device '" + device + "'; use auto, cpu or cuda";
+  std::string modelled;
+  for (const std::string& name : builtin_devices()) {
+    if (device == "sim:" + name) return {};
+    modelled += " sim:" + name;
+  }
+  return "unknown device '" + device + "'; use auto, cpu, cuda or a modelled one:" + modelled;
 }
 
 void add_shape(CLI::App& app, RankShape& shape) {
-  app.add_option("--device", shape.device, "auto, cpu or cuda; auto = GPUs when there are any")
+  app.add_option("--device", shape.device,
+                 "auto, cpu, cuda or sim:NAME (modelled: h200, h100, a100, cpu); auto = GPUs when "
+                 "there are any")
       ->check(CLI::Validator(device_known, "", ""))
       ->capture_default_str();
+  app.add_option(
+      "--sim-model", shape.sim_model,
+      "With --device sim:NAME: the modelled shape, a built-in name or config.json; MODEL "
+      "then only lends its tokenizer");
   app.add_option("--threads", shape.threads,
                  "Threads of one CPU rank; 0 = an even share of the cores")
       ->check(CLI::Range(0, 1024))
@@ -115,6 +127,10 @@ void add_serve(CLI::App& app, ServeCommand& serve) {
   app.add_option("--drain-timeout", serve.drain_timeout,
                  "Seconds that running requests get after SIGTERM")
       ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+  app.add_option("--record", serve.record, "Write the router's log to this file, for replay");
+  app.add_option("--record-limit", serve.record_limit, "MB that the log may take")
+      ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--http-threads", serve.http_threads, "Threads of the HTTP server")
       ->check(CLI::Range(1, 64))

@@ -28,8 +28,11 @@ struct LogOptions {
 
 /// What a rank needs to build its executor; `serve` hands these on to the ranks it starts. place()
 /// replaces what is left automatic.
+inline constexpr std::string_view kSimPrefix = "sim:";  // of modelled devices
+
 struct RankShape {
-  std::string device = "auto";   // auto, cpu, cuda
+  std::string device = "auto";   // auto, cpu, cuda, sim:NAME
+  std::string sim_model;         // sim: the modelled shape, empty = MODEL's own
   int32_t threads = 0;           // of one CPU rank, 0 = cores / ranks
   int32_t kv_tokens = 0;         // 0 = automatic: 8192 on the CPU, what fits on a GPU
   std::string kv = "auto";       // auto; f16, f32 on the CPU; bf16, fp8 on a GPU
@@ -60,7 +63,6 @@ struct ServeCommand {
   int32_t queue_timeout = 60;  // seconds
   int32_t http_threads = 1;    // of the gateway
   int32_t max_connections = 1024;
-  std::string sim_model;        // with --device sim:NAME: the modelled shape, empty = MODEL's own
   std::string record;           // file for the router's log, empty = none
   int32_t record_limit = 1024;  // of that file, MB
 };

@@ -14,6 +14,7 @@ namespace {
 using log::Kind;
 
 constexpr size_t kFlushAt = 1 << 18;
+constexpr Micros kFlushEvery = 1'000'000;
 constexpr int64_t kEndBytes = 2;  // room kept for the end record
 
 bool neutral(const SamplingParams& p) {
@@ -269,6 +270,11 @@ void Recorder::tick(Micros now) {
   if (!active()) return;
   begin(Kind::kTick, 0, now);
   end_record();
+  // What a crash may lose.
+  if (active() && now - flushed_ > kFlushEvery) {
+    flushed_ = now;
+    flush();
+  }
 }
 
 void Recorder::drain() {

@@ -67,6 +67,7 @@ class Recorder {
   size_t record_ = 0;  // where the newest record begins in out_
   int64_t written_ = 0;
   Micros last_ = 0;  // time of the last record
+  Micros flushed_ = 0;
   std::map<uint64_t, Job> jobs_;
   uint64_t n_jobs_ = 0;
   uint64_t last_job_ = 0;  // of the last apply

@@ -1,6 +1,6 @@
 #include "actors/sim/simulation.h"
 
-#include "actors/router/recorder.h"
+#include "actors/router/recorded_router.h"
 #include "gpu/base/check.h"
 #include "gpu/sim/sim_executor.h"
 
@@ -67,7 +67,7 @@ class Simulation {
         workload_(workload),
         options_(options),
         slots_(slots),
-        router_(simulation_limits(model, options)),
+        router_(simulation_limits(model, options), options.recorder),
         progress_(workload.requests.size()) {}
 
   Result<SimulationResult> run();
@@ -85,7 +85,7 @@ class Simulation {
   const Workload& workload_;
   const SimulationOptions& options_;
   int32_t slots_;
-  Router router_;
+  RecordedRouter router_;
   SimulatedEnds ends_;
   std::vector<Device> devices_;
   std::priority_queue<StepEnd, std::vector<StepEnd>, std::greater<>> step_ends_;
@@ -113,8 +113,7 @@ void Simulation::start_devices() {
     info.n_slots = slots_;
     info.max_rows = options_.max_rows;
     info.max_step_tokens = options_.max_step_tokens;
-    const uint64_t epoch = router_.replica_ready(info, 0);
-    if (options_.recorder != nullptr) options_.recorder->replica_ready(info, epoch, 0);
+    router_.replica_ready(info, 0);
   }
 }
 
@@ -137,14 +136,12 @@ void Simulation::submit(size_t index, Micros now) {
   }
   progress_[index].arrival = now;
   ++open_;
-  if (options_.recorder != nullptr) options_.recorder->submit(request, now);
   router_.submit(std::move(request), now);
 }
 
 void Simulation::finish_step(size_t device, Micros now) {
   const StepResult result = devices_[device].executor->collect();
   const Status status = router_.apply(device + 1, 0, result, now);
-  if (options_.recorder != nullptr) options_.recorder->apply(device + 1, 0, result, now);
   TROUPE_CHECK(status.ok()) << status.error().message;
   if (++steps_ % kStatsEvery != 0) return;
   const EngineStats stats = router_.stats();
@@ -154,7 +151,6 @@ void Simulation::finish_step(size_t device, Micros now) {
 
 void Simulation::plan(Micros now) {
   const Decision decision = router_.plan(now);
-  if (options_.recorder != nullptr) options_.recorder->planned(decision, now);
   for (const auto& [job, step] : decision.plans) {
     Device& device = devices_[job - 1];
     device.executor->enqueue(step);
@@ -166,7 +162,6 @@ void Simulation::plan(Micros now) {
 
 void Simulation::tick(Micros now) {
   router_.tick(now);
-  if (options_.recorder != nullptr) options_.recorder->tick(now);
   plan(now);
 }
 

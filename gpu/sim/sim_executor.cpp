@@ -1,6 +1,8 @@
 #include "gpu/sim/sim_executor.h"
 
 #include "gpu/base/check.h"
+#include "gpu/communicator.h"
+#include "gpu/sim/model_shapes.h"
 #include "gpu/step_digest.h"
 
 #include <algorithm>
@@ -127,6 +129,28 @@ Executor::Memory SimExecutor::memory() const {
   memory.kv = model_.kv_bytes_per_token() * options_.n_slots;
   memory.workspace = static_cast<int64_t>(model_.device().reserve_bytes);
   return memory;
+}
+
+Result<std::unique_ptr<Executor>> make_sim_executor(const Checkpoint& checkpoint,
+                                                    const ExecutorOptions& options,
+                                                    const Communicator& communicator) {
+  const auto device = builtin_coefficients(options.sim_device);
+  if (!device) return device.error();
+  const auto shape = options.sim_model.empty() ? Result<ModelConfig>(checkpoint.config())
+                                               : find_model_shape(options.sim_model);
+  if (!shape) return shape.error();
+  const auto type = [](bool fp8) { return fp8 ? SimType::kFp8 : SimType::kBf16; };
+  auto model = CostModel::create(*shape, *device, communicator.size(), type(options.fp8_weights),
+                                 type(options.fp8_kv));
+  if (!model) return model.error();
+  const auto fits = model->pool_slots();
+  if (!fits) return fits.error();
+  SimExecutorOptions sim;
+  sim.n_slots = options.n_slots > 0 ? std::min(options.n_slots, *fits) : *fits;
+  sim.max_rows = options.max_rows;
+  sim.vocab = checkpoint.config().vocab;
+  sim.real_time = true;
+  return std::unique_ptr<Executor>(std::make_unique<SimExecutor>(std::move(*model), sim));
 }
 
 }  // namespace troupe

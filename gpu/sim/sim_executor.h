@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -72,5 +73,11 @@ class SimExecutor final : public Executor {
   int64_t context_tokens_ = 0;
   uint32_t last_step_us_ = 0;
 };
+
+/// The executor of a rank of `--device sim:NAME`: real-time pace, tokens within the checkpoint's
+/// vocabulary, the pool as large as the modelled device allows unless options name a size.
+Result<std::unique_ptr<Executor>> make_sim_executor(const Checkpoint& checkpoint,
+                                                    const ExecutorOptions& options,
+                                                    const Communicator& communicator);
 
 }  // namespace troupe
