@@ -26,12 +26,23 @@
 namespace troupe {
 namespace {
 
+RouterLimits router_limits(const Checkpoint& checkpoint, const GatewayOptions& options) {
+  RouterLimits limits;
+  limits.max_context = checkpoint.config().max_context;
+  limits.max_queue = options.max_queue;
+  limits.max_queue_tokens = options.max_queue_tokens;
+  limits.max_step_tokens = options.max_step_tokens;
+  limits.queue_timeout = options.queue_timeout.count() * 1000;
+  return limits;
+}
+
 class ActorGateway final : public GatewayNode {
  public:
   ActorGateway(const Checkpoint& checkpoint, const GatewayOptions& options,
                std::shared_ptr<const Tokenizer> tokenizer,
                const std::shared_ptr<const ChatTemplate>& chat,
-               std::function<void(const ReplicaEvent&)> on_replica)
+               std::function<void(const ReplicaEvent&)> on_replica,
+               std::shared_ptr<Recorder> recorder)
       : options_(options),
         tokenizer_(std::move(tokenizer)),
         encoder_(std::make_shared<const PromptEncoder>(
@@ -52,11 +63,8 @@ class ActorGateway final : public GatewayNode {
           system_.spawn<StateActor<DetokenizerHandle, DetokenizerState>>(tokenizer_));
     }
     RouterSetup setup;
-    setup.limits.max_context = model.max_context;
-    setup.limits.max_queue = options.max_queue;
-    setup.limits.max_queue_tokens = options.max_queue_tokens;
-    setup.limits.max_step_tokens = options.max_step_tokens;
-    setup.limits.queue_timeout = options.queue_timeout.count() * 1000;
+    setup.limits = router_limits(checkpoint, options);
+    setup.recorder = std::move(recorder);
     setup.model = model_shape(model);
     setup.version = kVersion;
     setup.detokenizers = detokenizers_;
@@ -212,8 +220,16 @@ Result<std::unique_ptr<GatewayNode>> GatewayNode::start(
     if (!parsed) return parsed.error();
     chat = std::move(*parsed);
   }
-  auto node = std::make_unique<ActorGateway>(checkpoint, options, std::move(*tokenizer),
-                                             std::move(chat), std::move(on_replica));
+  std::shared_ptr<Recorder> recorder;
+  if (!options.record.empty()) {
+    auto opened = Recorder::open(options.record, options.record_limit,
+                                 router_limits(checkpoint, options), options.on_record_end);
+    if (!opened) return opened.error();
+    recorder = std::move(*opened);
+  }
+  auto node =
+      std::make_unique<ActorGateway>(checkpoint, options, std::move(*tokenizer), std::move(chat),
+                                     std::move(on_replica), std::move(recorder));
   if (!options.tls.certificate.empty()) {
     if (auto ok = node->listen(); !ok) return ok.error();
   }

@@ -35,6 +35,9 @@ struct GatewayOptions {
   int32_t max_rows = 64;                           // running requests per replica
   int32_t max_step_tokens = 512;                   // budget of one step
   std::chrono::milliseconds queue_timeout{60000};  // a waiting request fails with kUnavailable
+  std::string record;                              // file for the router's log, empty = none
+  int64_t record_limit = int64_t{1} << 30;         // bytes
+  std::function<void(const std::string&)> on_record_end;  // told when the log ends early
 };
 
 /// What happens to replicas, for the supervisor. Called on an engine thread; must not block.

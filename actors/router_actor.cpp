@@ -18,7 +18,7 @@ constexpr Micros kWatchedFor = 3'000'000;  // after the last question
 RouterState::RouterState(RouterHandle::pointer self, RouterSetup setup)
     : self_(self),
       setup_(std::move(setup)),
-      router_(setup_.limits),
+      router_(setup_.limits, setup_.recorder.get()),
       roster_(setup_.model, setup_.version),
       outbox_(setup_.detokenizers.size()) {}
 

@@ -4,7 +4,7 @@
 #include "actors/node.h"
 #include "actors/published.h"
 #include "actors/roster.h"
-#include "actors/router/router.h"
+#include "actors/router/recorded_router.h"
 #include "actors/state_actor.h"
 #include "actors/step_log.h"
 
@@ -31,6 +31,7 @@ struct RouterSetup {
   std::string version;
   std::vector<DetokenizerHandle> detokenizers;  // request id modulo their number
   std::function<void(const ReplicaEvent&)> on_replica;
+  std::shared_ptr<Recorder> recorder;  // of the actor alone, shared to be copied; may be null
   std::shared_ptr<Published<EngineStats>> stats;  // shared with the engine, which reads it
   std::shared_ptr<Picture> picture;               // shared with the engine, which asks for it
 };
@@ -51,7 +52,7 @@ class RouterState {
 
   RouterHandle::pointer self_;
   RouterSetup setup_;
-  Router router_;
+  RecordedRouter router_;
   Roster roster_;
   Micros published_ = 0;
   StepLog steps_;

@@ -1,6 +1,7 @@
 #include "gpu/executor.h"
 
 #include "gpu/cpu_executor.h"
+#include "gpu/sim/sim_executor.h"
 
 #ifdef TROUPE_WITH_CUDA
 #include "gpu/cuda/executor.h"
@@ -21,6 +22,8 @@ int32_t gpu_count() {
 Result<std::unique_ptr<Executor>> Executor::create(const Checkpoint& checkpoint,
                                                    const ExecutorOptions& options,
                                                    Communicator& communicator) {
+  if (options.device == DeviceKind::kSim)
+    return make_sim_executor(checkpoint, options, communicator);
   if (options.device == DeviceKind::kCpu)
     return make_cpu_executor(checkpoint, options, communicator);
 #ifdef TROUPE_WITH_CUDA

@@ -17,7 +17,7 @@ class Communicator;
 /// second.
 [[nodiscard]] int32_t gpu_count();
 
-enum class DeviceKind : uint8_t { kCpu, kCuda };
+enum class DeviceKind : uint8_t { kCpu, kCuda, kSim };
 
 struct ExecutorOptions {
   DeviceKind device = DeviceKind::kCpu;
@@ -33,6 +33,8 @@ struct ExecutorOptions {
   bool fp8_kv = false;                     // CUDA: e4m3, else bf16
   bool dummy_weights = false;              // CUDA: random weights made on the device
   std::string tune_file;                   // CUDA: autotune table, empty = none
+  std::string sim_device;                  // modelled: name of its coefficients
+  std::string sim_model;                   // modelled: shape, empty = the checkpoint's
 };
 
 /// What one rank computes: weights, KV pool, sampler and rows. Built and used by one thread, the

@@ -52,15 +52,17 @@ int be_gateway(const ServeCommand& command, const Options& options, const MpiSes
       !command.rank_host.empty() ? command.rank_host : (one_host ? "127.0.0.1" : name);
 
   const int ready = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  auto service = Service::start(**checkpoint, command, files->paths(), rank_host,
-                                [ready, &logger](const ReplicaEvent& event) {
-                                  const uint64_t one = 1;
-                                  if (event.kind == ReplicaEvent::Kind::kLost) {
-                                    logger.error("a replica is lost: {}", event.reason);
-                                  } else if (write(ready, &one, sizeof(one)) < 0) {
-                                    logger.error("cannot signal readiness");
-                                  }
-                                });
+  auto service = Service::start(
+      **checkpoint, command, files->paths(), rank_host,
+      [ready, &logger](const ReplicaEvent& event) {
+        const uint64_t one = 1;
+        if (event.kind == ReplicaEvent::Kind::kLost) {
+          logger.error("a replica is lost: {}", event.reason);
+        } else if (write(ready, &one, sizeof(one)) < 0) {
+          logger.error("cannot signal readiness");
+        }
+      },
+      logger);
   if (!service) return failed(service.error());
   const JoinInfo info = join_info_for(*service, command, *tls, rank_host);
   const std::string join_file =

@@ -64,6 +64,7 @@ std::string to_json(const JoinInfo& info) {
                        {"ca", info.tls.ca},
                        {"model", info.model},
                        {"device", info.shape.device},
+                       {"sim_model", info.shape.sim_model},
                        {"threads", info.shape.threads},
                        {"kv_tokens", info.shape.kv_tokens},
                        {"kv", info.shape.kv},
@@ -90,6 +91,7 @@ Result<JoinInfo> parse_join_info(const std::string& text, const std::string& sou
   info.tls = {fields.text("certificate"), fields.text("key"), fields.text("ca")};
   info.model = fields.text("model");
   info.shape.device = fields.text("device");
+  info.shape.sim_model = fields.text("sim_model");
   info.shape.threads = fields.integer<int32_t>("threads");
   info.shape.kv_tokens = fields.integer<int32_t>("kv_tokens");
   info.shape.kv = fields.text("kv");
@@ -133,6 +135,11 @@ Result<std::string> read_join_text(const std::string& path) {
 ExecutorOptions executor_options(const RankShape& shape, int32_t threads) {
   ExecutorOptions options;
   options.device = shape.device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
+  if (shape.device.starts_with(kSimPrefix)) {
+    options.device = DeviceKind::kSim;
+    options.sim_device = shape.device.substr(kSimPrefix.size());
+    options.sim_model = shape.sim_model;
+  }
   options.fp8_weights = shape.weights == "fp8";
   options.fp8_kv = shape.kv == "fp8";
   options.dummy_weights = shape.dummy_weights;

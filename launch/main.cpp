@@ -22,6 +22,10 @@ int run(const troupe::Options& options) {
     return rank(*command, options);
   }
   if (const auto* command = std::get_if<ChatCommand>(&options.command)) return chat(*command);
+  if (const auto* command = std::get_if<SimulateCommand>(&options.command)) {
+    return simulate(*command);
+  }
+  if (const auto* command = std::get_if<ReplayCommand>(&options.command)) return replay(*command);
   return doctor(std::get<DoctorCommand>(options.command), options);
 }
 

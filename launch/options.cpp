@@ -1,5 +1,8 @@
 #include "launch/options.h"
 
+#include "gpu/sim/coefficients.h"
+#include "launch/simulate_options.h"
+
 #include <CLI/CLI.hpp>
 
 #include <sched.h>
@@ -39,13 +42,24 @@ std::string model_exists(const std::string& path) {
 
 std::string device_known(const std::string& device) {
   if (device == "auto" || device == "cpu" || device == "cuda") return {};
-  return "unknown device '" + device + "'; use auto, cpu or cuda";
+  std::string modelled;
+  for (const std::string& name : builtin_devices()) {
+    if (device == "sim:" + name) return {};
+    modelled += " sim:" + name;
+  }
+  return "unknown device '" + device + "'; use auto, cpu, cuda or a modelled one:" + modelled;
 }
 
 void add_shape(CLI::App& app, RankShape& shape) {
-  app.add_option("--device", shape.device, "auto, cpu or cuda; auto = GPUs when there are any")
+  app.add_option("--device", shape.device,
+                 "auto, cpu, cuda or sim:NAME (modelled: h200, h100, a100, cpu); auto = GPUs when "
+                 "there are any")
       ->check(CLI::Validator(device_known, "", ""))
       ->capture_default_str();
+  app.add_option(
+      "--sim-model", shape.sim_model,
+      "With --device sim:NAME: the modelled shape, a built-in name or config.json; MODEL "
+      "then only lends its tokenizer");
   app.add_option("--threads", shape.threads,
                  "Threads of one CPU rank; 0 = an even share of the cores")
       ->check(CLI::Range(0, 1024))
@@ -113,6 +127,10 @@ void add_serve(CLI::App& app, ServeCommand& serve) {
   app.add_option("--drain-timeout", serve.drain_timeout,
                  "Seconds that running requests get after SIGTERM")
       ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+  app.add_option("--record", serve.record, "Write the router's log to this file, for replay");
+  app.add_option("--record-limit", serve.record_limit, "MB that the log may take")
+      ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--http-threads", serve.http_threads, "Threads of the HTTP server")
       ->check(CLI::Range(1, 64))
@@ -193,11 +211,18 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
   RankCommand rank;
   ChatCommand chat;
   DoctorCommand doctor;
+  SimulateCommand simulate;
+  ReplayCommand replay;
   auto* serve_app = app.add_subcommand("serve", "Serve a model over HTTP (OpenAI-compatible)");
   auto* rank_app = app.add_subcommand("rank", "Be a rank of a running service; under mpirun");
   auto* chat_app = app.add_subcommand("chat", "Chat with a server in the terminal");
   auto* doctor_app = app.add_subcommand("doctor", "Say what this machine has, lacks and can hold");
+  auto* simulate_app =
+      app.add_subcommand("simulate", "Predict throughput and latency on devices you need not have");
+  auto* replay_app = app.add_subcommand("replay", "Decide again what a recorded router decided");
   add_serve(*serve_app, serve);
+  add_simulate(*simulate_app, simulate);
+  add_replay(*replay_app, replay);
   add_rank(*rank_app, rank);
   add_chat(*chat_app, chat);
   add_doctor(*doctor_app, doctor);
@@ -213,10 +238,11 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
   } catch (const CLI::ParseError& error) {
     const auto chosen = app.get_subcommands();
     if (chosen.empty() && argc > 1 && argv[1][0] != '-') {
-      return EarlyExit{2,
-                       {},
-                       "unknown command '" + std::string(argv[1]) +
-                           "'; use serve, rank, chat or doctor\nSee: troupe --help"};
+      return EarlyExit{
+          2,
+          {},
+          "unknown command '" + std::string(argv[1]) +
+              "'; use serve, rank, chat, doctor, simulate or replay\nSee: troupe --help"};
     }
     const std::string command = chosen.empty() ? "troupe" : "troupe " + chosen.front()->get_name();
     return EarlyExit{2, {}, std::string(error.what()) + "\nSee: " + command + " --help"};
@@ -237,6 +263,10 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
     if (chat.api_key.empty()) chat.api_key = environment.api_key;
     options.command = chat;
     options.summary.clear();  // holds a secret, and chat does not log
+  } else if (chosen == simulate_app) {
+    options.command = simulate;
+  } else if (chosen == replay_app) {
+    options.command = replay;
   } else {
     options.command = doctor;
   }

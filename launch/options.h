@@ -28,8 +28,11 @@ struct LogOptions {
 
 /// What a rank needs to build its executor; `serve` hands these on to the ranks it starts. place()
 /// replaces what is left automatic.
+inline constexpr std::string_view kSimPrefix = "sim:";  // of modelled devices
+
 struct RankShape {
-  std::string device = "auto";   // auto, cpu, cuda
+  std::string device = "auto";   // auto, cpu, cuda, sim:NAME
+  std::string sim_model;         // sim: the modelled shape, empty = MODEL's own
   int32_t threads = 0;           // of one CPU rank, 0 = cores / ranks
   int32_t kv_tokens = 0;         // 0 = automatic: 8192 on the CPU, what fits on a GPU
   std::string kv = "auto";       // auto; f16, f32 on the CPU; bf16, fp8 on a GPU
@@ -60,6 +63,8 @@ struct ServeCommand {
   int32_t queue_timeout = 60;  // seconds
   int32_t http_threads = 1;    // of the gateway
   int32_t max_connections = 1024;
+  std::string record;           // file for the router's log, empty = none
+  int32_t record_limit = 1024;  // of that file, MB
 };
 
 struct RankCommand {
@@ -88,8 +93,39 @@ struct DoctorCommand {
   std::string mpirun = "mpirun";
 };
 
+struct SimulateCommand {
+  std::string model = "llama-3-70b";  // built-in name, config.json or GGUF file
+  std::string gpu = "h200";           // coefficient file built in
+  std::string coefficients;           // file instead
+  int32_t count = 8;                  // devices
+  std::string tp = "1,2,4,8";         // each with count / tp replicas
+  std::string workload = "random:1000/1000";
+  int64_t requests = 0;  // 0 = 1,000, or those of the file
+  double rate = 0;       // Poisson arrivals a second; 0 = all at once, or as the file says
+  std::string weights = "fp8";
+  std::string kv = "fp8";
+  int32_t max_rows = 2048;
+  int32_t max_step_tokens = 8192;
+  int32_t max_tokens = 0;  // of requests that end by themselves; 0 = 4,096
+  uint64_t seed = 1;
+  bool json = false;
+  std::string svg;        // file
+  std::string record;     // file for the router's log; one split only
+  std::string fit;        // step table: print fitted coefficients instead
+  std::string fit_terms;  // comma-separated, empty = what the table can tell
+};
+
+struct ReplayCommand {
+  std::string log;
+  int64_t from = 0;
+  int64_t count = 0;     // decisions to print
+  bool partial = false;  // of a log that was cut short
+};
+
 struct Options {
-  std::variant<ServeCommand, RankCommand, ChatCommand, DoctorCommand> command;
+  std::variant<ServeCommand, RankCommand, ChatCommand, DoctorCommand, SimulateCommand,
+               ReplayCommand>
+      command;
   LogOptions log;
   Environment environment;
   std::string summary;  // every option of the command with its value, for the log

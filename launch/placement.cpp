@@ -52,6 +52,23 @@ Status place_on_gpus(ServeCommand& command, int32_t gpus) {
   return ok_status();
 }
 
+Status place_on_model(ServeCommand& command) {
+  RankShape& shape = command.shape;
+  if (shape.kv == "f16" || shape.kv == "f32") {
+    return refuse("--kv",
+                  "--kv " + shape.kv + " is for the CPU; modelled devices have bf16 or fp8");
+  }
+  if (shape.exact || shape.dummy_weights) {
+    return refuse("--device", "--exact and --dummy-weights mean nothing to a modelled device");
+  }
+  if (shape.kv == "auto") shape.kv = "bf16";
+  if (shape.weights == "auto") shape.weights = "bf16";
+  set_default(command.tp, 1);
+  set_default(shape.max_rows, 256);
+  set_default(shape.max_step_tokens, std::max(2048, shape.max_rows));
+  return ok_status();
+}
+
 }  // namespace
 
 Result<ServeCommand> place(const ServeCommand& command, int32_t gpus) {
@@ -63,7 +80,14 @@ Result<ServeCommand> place(const ServeCommand& command, int32_t gpus) {
                   "see `troupe doctor`, or use --device cpu");
   }
   const bool on_gpus = device == "cuda" || (device == "auto" && gpus > 0);
-  if (const Status status = on_gpus ? place_on_gpus(placed, gpus) : place_on_cpu(placed); !status) {
+  const bool modelled = device.starts_with(kSimPrefix);
+  if (!modelled && !placed.shape.sim_model.empty()) {
+    return refuse("--sim-model", "--sim-model needs a modelled device, as in --device sim:h200");
+  }
+  if (const Status status = modelled  ? place_on_model(placed)
+                            : on_gpus ? place_on_gpus(placed, gpus)
+                                      : place_on_cpu(placed);
+      !status) {
     return status.error();
   }
   const RankShape& shape = placed.shape;

@@ -186,14 +186,16 @@ int Run::run() {
                                 : command_.hostfile.empty() ? "127.0.0.1"
                                                             : host_name();
   auto service = Service::start(
-      **checkpoint, command_, files->paths(), rank_host, [this](const ReplicaEvent& event) {
+      **checkpoint, command_, files->paths(), rank_host,
+      [this](const ReplicaEvent& event) {
         if (supervisor_) return supervisor_->on_replica(event);
         if (event.kind == ReplicaEvent::Kind::kReady) {
           mailbox_.put({SupervisorEvent::Kind::kReady, 0, event.job, 0, {}});
         } else {
           mailbox_.put({SupervisorEvent::Kind::kGivenUp, 0, event.job, 0, event.reason});
         }
-      });
+      },
+      *logger_);
   if (!service) return failed(service.error());
 
   int32_t threads = command_.shape.threads;

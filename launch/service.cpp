@@ -40,7 +40,8 @@ std::optional<int> Signals::take() const {
 
 Result<Service> Service::start(const Checkpoint& checkpoint, const ServeCommand& command,
                                const TlsFiles& tls, std::string rank_host,
-                               std::function<void(const ReplicaEvent&)> on_replica) {
+                               std::function<void(const ReplicaEvent&)> on_replica,
+                               spdlog::logger& logger) {
   GatewayOptions gateway;
   gateway.served_name = command.served_name;
   gateway.host = std::move(rank_host);
@@ -49,6 +50,9 @@ Result<Service> Service::start(const Checkpoint& checkpoint, const ServeCommand&
   gateway.max_rows = command.shape.max_rows;
   gateway.max_step_tokens = command.shape.max_step_tokens;
   gateway.queue_timeout = std::chrono::seconds(command.queue_timeout);
+  gateway.record = command.record;
+  gateway.record_limit = int64_t{command.record_limit} << 20;
+  gateway.on_record_end = [&logger](const std::string& why) { logger.warn("{}", why); };
   ServerOptions http;
   http.host = command.host;
   http.port = command.port;
@@ -140,6 +144,7 @@ Result<std::vector<std::string>> read_api_keys(const std::string& path) {
 
 Status check_against_model(const ServeCommand& command, int32_t ranks,
                            const Checkpoint& checkpoint) {
+  if (!command.shape.sim_model.empty()) return ok_status();  // MODEL only lends its tokenizer
   const int32_t heads = checkpoint.config().n_heads;
   if (ranks <= heads) return ok_status();
   return fail(ErrorCode::kInvalidArgument,

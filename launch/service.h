@@ -41,7 +41,8 @@ class Service {
  public:
   static Result<Service> start(const Checkpoint& checkpoint, const ServeCommand& command,
                                const TlsFiles& tls, std::string rank_host,
-                               std::function<void(const ReplicaEvent&)> on_replica);
+                               std::function<void(const ReplicaEvent&)> on_replica,
+                               spdlog::logger& logger);
   Service(Service&&) noexcept;
   Service& operator=(Service&&) = delete;
   ~Service();
