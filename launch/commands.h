@@ -24,6 +24,7 @@ int serve(const ServeCommand& command, const Options& options);
 int serve_hosted(const ServeCommand& command, const Options& options);
 int rank(const RankCommand& command, const Options& options);
 int chat(const ChatCommand& command);
+int bench_serve(const BenchServeCommand& bench);
 int doctor(const DoctorCommand& command, const Options& options);
 
 /// Joins the service of `info` as this process's rank of the job and serves until dismissed.

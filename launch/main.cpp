@@ -15,6 +15,9 @@ int run(const troupe::Options& options) {
     return rank(*command, options);
   }
   if (const auto* command = std::get_if<ChatCommand>(&options.command)) return chat(*command);
+  if (const auto* command = std::get_if<BenchServeCommand>(&options.command)) {
+    return bench_serve(*command);
+  }
   return doctor(std::get<DoctorCommand>(options.command), options);
 }
 

@@ -162,6 +162,12 @@ std::optional<std::string> conflict(const ServeCommand& serve) {
   return std::nullopt;
 }
 
+/// "troupe bench serve": the subcommands that were named, as far as parsing got.
+std::string path_to(const CLI::App& app) {
+  const auto chosen = app.get_subcommands();
+  return app.get_name() + (chosen.empty() ? "" : " " + path_to(*chosen.front()));
+}
+
 }  // namespace
 
 Environment read_environment() {
@@ -199,10 +205,14 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
   auto* rank_app = app.add_subcommand("rank", "Be a rank of a running service; under mpirun");
   auto* chat_app = app.add_subcommand("chat", "Chat with a server in the terminal");
   auto* doctor_app = app.add_subcommand("doctor", "Say what this machine has, lacks and can hold");
+  BenchServeCommand bench_serve;
+  auto* bench_app = app.add_subcommand("bench", "Measure")->require_subcommand(1);
+  auto* bench_serve_app = bench_app->add_subcommand("serve", "Put load on any OpenAI server");
   add_serve(*serve_app, serve);
   add_rank(*rank_app, rank);
   add_chat(*chat_app, chat);
   add_doctor(*doctor_app, doctor);
+  add_bench_serve(*bench_serve_app, bench_serve);
   add_log_options(*serve_app, log);
   add_log_options(*rank_app, log);
 
@@ -218,10 +228,9 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
       return EarlyExit{2,
                        {},
                        "unknown command '" + std::string(argv[1]) +
-                           "'; use serve, rank, chat or doctor\nSee: troupe --help"};
+                           "'; use serve, rank, chat, doctor or bench\nSee: troupe --help"};
     }
-    const std::string command = chosen.empty() ? "troupe" : "troupe " + chosen.front()->get_name();
-    return EarlyExit{2, {}, std::string(error.what()) + "\nSee: " + command + " --help"};
+    return EarlyExit{2, {}, std::string(error.what()) + "\nSee: " + path_to(app) + " --help"};
   }
 
   Options options;
@@ -240,8 +249,13 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
     if (chat.api_key.empty()) chat.api_key = environment.api_key;
     options.command = chat;
     options.summary.clear();  // holds a secret, and chat does not log
-  } else {
+  } else if (chosen == doctor_app) {
     options.command = doctor;
+  } else {
+    if (const auto problem = conflict(bench_serve)) return EarlyExit{2, {}, *problem};
+    if (bench_serve.api_key.empty()) bench_serve.api_key = environment.api_key;
+    options.command = bench_serve;
+    options.summary.clear();  // holds a secret, and bench does not log
   }
   return options;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "gpu/base/dtype.h"
+#include "launch/bench_options.h"
 
 #include <cstdint>
 #include <string>
@@ -86,7 +87,7 @@ struct DoctorCommand {
 };
 
 struct Options {
-  std::variant<ServeCommand, RankCommand, ChatCommand, DoctorCommand> command;
+  std::variant<ServeCommand, RankCommand, ChatCommand, DoctorCommand, BenchServeCommand> command;
   LogOptions log;
   Environment environment;
   std::string summary;  // every option of the command with its value, for the log
