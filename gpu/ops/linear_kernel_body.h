@@ -82,6 +82,13 @@ template <class Isa>
   Isa::store_n(run.out + token * run.out_stride + row, value, n);
 }
 
+// Weights stream from memory in runs too short for the hardware's prefetching: whole panels ahead
+// they are asked into the second-level cache.
+[[gnu::always_inline]] inline int64_t prefetch_distance(int64_t panel_stride) {
+  constexpr int64_t bytes = 48 * 1024;
+  return bytes < panel_stride ? panel_stride : bytes / panel_stride * panel_stride;
+}
+
 // One panel times kTokens tokens: their sums stay in registers while the units go by.
 template <class Isa, CodeLayout kLayout, int kTokens>
 [[gnu::always_inline]] inline void multiply_panel(const PanelRun& run, int64_t row, int64_t token,
@@ -94,9 +101,15 @@ template <class Isa, CodeLayout kLayout, int kTokens>
   const std::byte* codes = run.panels + row / kPanelRows * run.panel_stride;
   const std::byte* scales = codes + units * code_bytes;
   const ActivationBlock* block = x + token;
+  const int64_t ahead = prefetch_distance(run.panel_stride);
   typename Isa::Floats acc[kTokens];
   for (int t = 0; t < kTokens; ++t) acc[t] = Isa::zero_floats();
   for (int64_t u = 0; u < units; ++u, codes += code_bytes, scales += Scales::kBytes) {
+    for (int64_t b = 0; b < code_bytes; b += kCacheLine)
+      __builtin_prefetch(codes + ahead + b, 0, 2);
+    for (int64_t b = 0; b < Scales::kBytes; b += kCacheLine) {
+      __builtin_prefetch(scales + ahead + b, 0, 2);
+    }
     const auto w = Isa::template load_codes<nibbles>(codes);
     add_unit<Isa, kLayout, kTokens>(acc, w, Scales::load(scales, 0),
                                     Scales::load(scales, last_scale), block);
