@@ -1,6 +1,6 @@
 // Times linear() on the shapes of the default model (SmolLM2-135M: hidden 576, MLP 1536, vocabulary
 // 49152) with random weights: one JSON line per shape and number of tokens.
-// Usage: linear_bench [threads] [kernels] [repetitions]
+// Usage: linear_bench [threads] [kernels] [repetitions], or linear_bench --smoke: small, no figures
 //   kernels: name of an instruction set, or "best". Times are the minimum over the repetitions;
 //   cpu_us is the calling thread's processor time, which counts on a shared machine.
 #include "gpu/device/stream.h"
@@ -127,6 +127,13 @@ void bench(const Shape& shape, const troupe::cpu::LinearKernels& kernels, int re
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == "--smoke") {
+    troupe::Stream one(1);
+    for (const troupe::cpu::LinearKernels* kernels : troupe::cpu::available_kernels()) {
+      bench({"smoke", DType::kQ4_1, 48, 64, 1}, *kernels, 1, one);
+    }
+    return 0;
+  }
   const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
   const std::string wanted = argc > 2 ? argv[2] : "best";
   const int repetitions = argc > 3 ? std::atoi(argv[3]) : 20;
