@@ -26,6 +26,7 @@ int rank(const RankCommand& command, const Options& options);
 int chat(const ChatCommand& command);
 int simulate(const SimulateCommand& command);
 int replay(const ReplayCommand& command);
+int bench_serve(const BenchServeCommand& bench);
 int doctor(const DoctorCommand& command, const Options& options);
 
 /// Joins the service of `info` as this process's rank of the job and serves until dismissed.

@@ -26,6 +26,9 @@ int run(const troupe::Options& options) {
     return simulate(*command);
   }
   if (const auto* command = std::get_if<ReplayCommand>(&options.command)) return replay(*command);
+  if (const auto* command = std::get_if<BenchServeCommand>(&options.command)) {
+    return bench_serve(*command);
+  }
   return doctor(std::get<DoctorCommand>(options.command), options);
 }
 

@@ -178,6 +178,12 @@ void add_doctor(CLI::App& app, DoctorCommand& doctor) {
   app.add_option("--mpirun", doctor.mpirun, "The mpirun to look for")->capture_default_str();
 }
 
+/// "troupe bench serve": the subcommands that were named, as far as parsing got.
+std::string path_to(const CLI::App& app) {
+  const auto chosen = app.get_subcommands();
+  return app.get_name() + (chosen.empty() ? "" : " " + path_to(*chosen.front()));
+}
+
 }  // namespace
 
 Environment read_environment() {
@@ -220,12 +226,16 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
   auto* simulate_app =
       app.add_subcommand("simulate", "Predict throughput and latency on devices you need not have");
   auto* replay_app = app.add_subcommand("replay", "Decide again what a recorded router decided");
+  BenchServeCommand bench_serve;
+  auto* bench_app = app.add_subcommand("bench", "Measure")->require_subcommand(1);
+  auto* bench_serve_app = bench_app->add_subcommand("serve", "Put load on any OpenAI server");
   add_serve(*serve_app, serve);
   add_simulate(*simulate_app, simulate);
   add_replay(*replay_app, replay);
   add_rank(*rank_app, rank);
   add_chat(*chat_app, chat);
   add_doctor(*doctor_app, doctor);
+  add_bench_serve(*bench_serve_app, bench_serve);
   add_log_options(*serve_app, log);
   add_log_options(*rank_app, log);
 
@@ -242,10 +252,9 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
           2,
           {},
           "unknown command '" + std::string(argv[1]) +
-              "'; use serve, rank, chat, doctor, simulate or replay\nSee: troupe --help"};
+              "'; use serve, rank, chat, doctor, bench, simulate or replay\nSee: troupe --help"};
     }
-    const std::string command = chosen.empty() ? "troupe" : "troupe " + chosen.front()->get_name();
-    return EarlyExit{2, {}, std::string(error.what()) + "\nSee: " + command + " --help"};
+    return EarlyExit{2, {}, std::string(error.what()) + "\nSee: " + path_to(app) + " --help"};
   }
 
   Options options;
@@ -267,8 +276,13 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
     options.command = simulate;
   } else if (chosen == replay_app) {
     options.command = replay;
-  } else {
+  } else if (chosen == doctor_app) {
     options.command = doctor;
+  } else {
+    if (const auto problem = conflict(bench_serve)) return EarlyExit{2, {}, *problem};
+    if (bench_serve.api_key.empty()) bench_serve.api_key = environment.api_key;
+    options.command = bench_serve;
+    options.summary.clear();  // holds a secret, and bench does not log
   }
   return options;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "gpu/base/dtype.h"
+#include "launch/bench_options.h"
 
 #include <cstdint>
 #include <string>
@@ -124,7 +125,7 @@ struct ReplayCommand {
 
 struct Options {
   std::variant<ServeCommand, RankCommand, ChatCommand, DoctorCommand, SimulateCommand,
-               ReplayCommand>
+               ReplayCommand, BenchServeCommand>
       command;
   LogOptions log;
   Environment environment;

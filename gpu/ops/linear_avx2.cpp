@@ -23,7 +23,7 @@ struct Avx2 {
     __m256i part[kNibbles ? 1 : 2][8][2];  // [low nibble, high nibble][four columns][eight rows]
   };
   static constexpr int kPlainTokens = 2;
-  static constexpr int kTokenGroup = 1;
+  static constexpr int kTokenGroup = 4;
 
 #define TROUPE_INLINE [[gnu::always_inline]] static inline
   TROUPE_INLINE Ints zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
@@ -198,11 +198,16 @@ struct Avx2 {
     const __m128i b16 = _mm_packs_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm_packs_epi16(a16, b16));
   }
-  TROUPE_INLINE int32_t round_16(const float* x, float inverse, int8_t* coarse, int8_t* fine) {
-    const __m256i a = round_8(x, inverse);
-    const __m256i b = round_8(x + 8, inverse);
+  TROUPE_INLINE int32_t round_16(const float* x, float inverse, bool wide, int8_t* coarse,
+                                 int8_t* fine) {
+    __m256i a = round_8(x, inverse);
+    __m256i b = round_8(x + 8, inverse);
     const __m256i a_high = high_part(a);
     const __m256i b_high = high_part(b);
+    if (!wide) {
+      a = _mm256_slli_epi32(a_high, 8);
+      b = _mm256_slli_epi32(b_high, 8);
+    }
     store_bytes(coarse, a_high, b_high);
     store_bytes(fine, _mm256_sub_epi32(a, _mm256_slli_epi32(a_high, 8)),
                 _mm256_sub_epi32(b, _mm256_slli_epi32(b_high, 8)));

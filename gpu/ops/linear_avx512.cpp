@@ -123,10 +123,11 @@ struct Avx512 {
         _mm512_max_epi32(_mm512_and_si512(_mm512_loadu_si512(x), magnitude),
                          _mm512_and_si512(_mm512_loadu_si512(x + 16), magnitude)));
   }
-  TROUPE_INLINE int32_t round_16(const float* x, float inverse, int8_t* coarse, int8_t* fine) {
-    const __m512i v =
-        _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
+  TROUPE_INLINE int32_t round_16(const float* x, float inverse, bool wide, int8_t* coarse,
+                                 int8_t* fine) {
+    __m512i v = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
     const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(128)), 8);
+    if (!wide) v = _mm512_slli_epi32(high, 8);
     const __m512i low = _mm512_sub_epi32(v, _mm512_slli_epi32(high, 8));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(coarse), _mm512_cvtepi32_epi8(high));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(fine), _mm512_cvtepi32_epi8(low));

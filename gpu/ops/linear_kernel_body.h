@@ -23,14 +23,16 @@ struct UnitScales {
   }
 };
 
-// sum[t] = codes times activations: the coarse parts, moved up, and the fine parts.
+// sum[t] = codes times activations: the coarse parts, moved up, and the fine parts where they are.
 template <class Isa, int kFirst, int kLast, int kTokens, class Weights>
 [[gnu::always_inline]] inline void dot_both(const Weights& w, const ActivationBlock* x,
                                             typename Isa::Ints* sum) {
   for (int t = 0; t < kTokens; ++t) sum[t] = Isa::zero();
   Isa::template dot<kFirst, kLast, kTokens, 0>(w, x, sum);
   for (int t = 0; t < kTokens; ++t) sum[t] = Isa::template shift_left<8>(sum[t]);
-  Isa::template dot<kFirst, kLast, kTokens, 1>(w, x, sum);
+  for (int t = 0; t < kTokens; ++t) {
+    if (x[t].wide != 0) Isa::template dot<kFirst, kLast, 1, 1>(w, x + t, sum + t);
+  }
 }
 
 // acc[t] += the product of one unit of sixteen rows with 32 activations, for kTokens tokens side by
@@ -72,20 +74,6 @@ template <class Isa, CodeLayout kLayout, int kTokens>
   }
 }
 
-// The same for n tokens: as many groups of kTokens as there are, the rest in smaller groups.
-template <class Isa, CodeLayout kLayout, int kTokens>
-[[gnu::always_inline]] inline void add_unit_n(
-    typename Isa::Floats* acc, const typename Isa::template Weights<has_nibbles(kLayout)>& w,
-    typename Isa::Floats s0, typename Isa::Floats s1, const ActivationBlock* x, int64_t n) {
-  int64_t t = 0;
-  for (; t + kTokens <= n; t += kTokens) {
-    add_unit<Isa, kLayout, kTokens>(acc + t, w, s0, s1, x + t);
-  }
-  if constexpr (kTokens > 1) {
-    add_unit_n<Isa, kLayout, kTokens / 2>(acc + t, w, s0, s1, x + t, n - t);
-  }
-}
-
 template <class Isa>
 [[gnu::always_inline]] inline void write_rows(const PanelRun& run, int64_t row, int64_t token,
                                               typename Isa::Floats value) {
@@ -94,40 +82,68 @@ template <class Isa>
   Isa::store_n(run.out + token * run.out_stride + row, value, n);
 }
 
-template <class Isa, CodeLayout kLayout>
-void multiply_quantized(const PanelRun& run, const ActivationBlock* x) {
-  using Floats = typename Isa::Floats;
+// Weights stream from memory in runs too short for the hardware's prefetching: whole panels ahead
+// they are asked into the second-level cache.
+[[gnu::always_inline]] inline int64_t prefetch_distance(int64_t panel_stride) {
+  constexpr int64_t bytes = 48 * 1024;
+  return bytes < panel_stride ? panel_stride : bytes / panel_stride * panel_stride;
+}
+
+// One panel times kTokens tokens: their sums stay in registers while the units go by.
+template <class Isa, CodeLayout kLayout, int kTokens>
+[[gnu::always_inline]] inline void multiply_panel(const PanelRun& run, int64_t row, int64_t token,
+                                                  const ActivationBlock* x) {
   using Scales = UnitScales<Isa, kLayout>;
   constexpr bool nibbles = has_nibbles(kLayout);
   constexpr int64_t code_bytes = kPanelRows * kUnit / (nibbles ? 2 : 1);
   constexpr int64_t last_scale = scales_per_unit(kLayout) - 1;
   const int64_t units = run.cols / kUnit;
-  const int64_t n = run.n_tokens;
-  Floats acc[kTileTokens];
-  for (int64_t row = 0; row < run.rows; row += kPanelRows) {
-    const std::byte* codes = run.panels + row / kPanelRows * run.panel_stride;
-    const std::byte* scales = codes + units * code_bytes;
-    const ActivationBlock* block = x;
-    if (n == 1) {  // decode of one stream: the sum stays in a register
-      Floats sum = Isa::zero_floats();
-      for (int64_t u = 0; u < units; ++u, codes += code_bytes, scales += Scales::kBytes) {
-        const auto w = Isa::template load_codes<nibbles>(codes);
-        const Floats s0 = Scales::load(scales, 0);
-        const Floats s1 = Scales::load(scales, last_scale);
-        add_unit<Isa, kLayout, 1>(&sum, w, s0, s1, block++);
-      }
-      write_rows<Isa>(run, row, 0, sum);
-      continue;
+  const std::byte* codes = run.panels + row / kPanelRows * run.panel_stride;
+  const std::byte* scales = codes + units * code_bytes;
+  const ActivationBlock* block = x + token;
+  const int64_t ahead = prefetch_distance(run.panel_stride);
+  typename Isa::Floats acc[kTokens];
+  for (int t = 0; t < kTokens; ++t) acc[t] = Isa::zero_floats();
+  for (int64_t u = 0; u < units; ++u, codes += code_bytes, scales += Scales::kBytes) {
+    for (int64_t b = 0; b < code_bytes; b += kCacheLine)
+      __builtin_prefetch(codes + ahead + b, 0, 2);
+    for (int64_t b = 0; b < Scales::kBytes; b += kCacheLine) {
+      __builtin_prefetch(scales + ahead + b, 0, 2);
     }
-    for (int64_t t = 0; t < n; ++t) acc[t] = Isa::zero_floats();
-    for (int64_t u = 0; u < units; ++u, codes += code_bytes, scales += Scales::kBytes) {
-      const auto w = Isa::template load_codes<nibbles>(codes);
-      const Floats s0 = Scales::load(scales, 0);
-      const Floats s1 = Scales::load(scales, last_scale);
-      add_unit_n<Isa, kLayout, Isa::kTokenGroup>(acc, w, s0, s1, block, n);
-      block += n;
+    const auto w = Isa::template load_codes<nibbles>(codes);
+    add_unit<Isa, kLayout, kTokens>(acc, w, Scales::load(scales, 0),
+                                    Scales::load(scales, last_scale), block);
+    block += run.n_tokens;
+  }
+  for (int t = 0; t < kTokens; ++t) write_rows<Isa>(run, row, token + t, acc[t]);
+}
+
+// Rows [begin, end) times tokens [token, n_tokens) in groups of kTokens, the rest in smaller
+// groups.
+template <class Isa, CodeLayout kLayout, int kTokens>
+[[gnu::always_inline]] inline void multiply_groups(const PanelRun& run, int64_t begin, int64_t end,
+                                                   int64_t token, const ActivationBlock* x) {
+  for (; token + kTokens <= run.n_tokens; token += kTokens) {
+    for (int64_t row = begin; row < end; row += kPanelRows) {
+      multiply_panel<Isa, kLayout, kTokens>(run, row, token, x);
     }
-    for (int64_t t = 0; t < n; ++t) write_rows<Isa>(run, row, t, acc[t]);
+  }
+  if constexpr (kTokens > 1) {
+    multiply_groups<Isa, kLayout, kTokens / 2>(run, begin, end, token, x);
+  }
+}
+
+// The first-level cache holds a group's activations; so many bytes of panels, read once per group,
+// stay in the second.
+constexpr int64_t kPanelBlockBytes = 128 * 1024;
+
+template <class Isa, CodeLayout kLayout>
+void multiply_quantized(const PanelRun& run, const ActivationBlock* x) {
+  const int64_t panels = kPanelBlockBytes / run.panel_stride;
+  const int64_t rows = (panels < 1 ? 1 : panels) * kPanelRows;
+  for (int64_t begin = 0; begin < run.rows; begin += rows) {
+    const int64_t end = begin + rows < run.rows ? begin + rows : run.rows;
+    multiply_groups<Isa, kLayout, Isa::kTokenGroup>(run, begin, end, 0, x);
   }
 }
 
@@ -221,14 +237,28 @@ template <class Isa>
 
 template <class Isa>
 void quantize_row(const float* x, int64_t units, ActivationBlock* out, int64_t stride) {
+  const auto as_float = [](int32_t bits) {
+    float v = 0.0F;
+    __builtin_memcpy(&v, &bits, sizeof v);
+    return v;
+  };
+  float total = 0.0F;  // of the blocks' largest magnitudes; no block is wide when it is not finite
+  for (int64_t u = 0; u < units; ++u) {
+    const int32_t max_bits = Isa::max_magnitude_bits(x + u * kUnit);
+    total += as_float(max_bits);
+    out[u * stride].bias = max_bits;  // kept there for the second round
+  }
+  const float wide_above = total / static_cast<float>(units) * kWideRatio;
   for (int64_t u = 0; u < units; ++u, x += kUnit, out += stride) {
-    const ActivationScale s = activation_scale<Isa>(Isa::max_magnitude_bits(x));
+    const ActivationScale s = activation_scale<Isa>(out->bias);
+    out->wide = as_float(out->bias) > wide_above ? 1 : 0;
     int32_t sums[2] = {0, 0};
     for (int h = 0; h < 2; ++h) {
       if (s.inverse == 0.0F) {
         for (int i = 0; i < 16; ++i) out->q[0][16 * h + i] = out->q[1][16 * h + i] = 0;
       } else {
-        sums[h] = Isa::round_16(x + 16 * h, s.inverse, out->q[0] + 16 * h, out->q[1] + 16 * h);
+        sums[h] = Isa::round_16(x + 16 * h, s.inverse, out->wide != 0, out->q[0] + 16 * h,
+                                out->q[1] + 16 * h);
       }
       out->half_bias[h] = -128 * sums[h];
     }

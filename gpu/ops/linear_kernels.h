@@ -22,15 +22,22 @@ constexpr int64_t kPanelRows = 16;
 constexpr int64_t kTileTokens = 64;  // tokens that share one pass over a panel
 constexpr int64_t kCacheLine = 64;
 
-/// 32 activations of one token as x ~ scale * (256 * q[0] + q[1]): two int8 codes each, so that the
-/// rounding of activations is no error beside that of the weights. Not finite input gives scale NaN
-/// and q zero, which makes all outputs of that token NaN.
+/// A block whose largest magnitude is above so many times the average over its row's blocks is
+/// wide.
+constexpr float kWideRatio = 2.0F;
+
+/// 32 activations of one token as x ~ scale * (256 * q[0] + q[1]). The few blocks of a row that
+/// hold its largest values, and with them most of the rounding error, are wide: they have a fine
+/// code. The others' is zero, and the kernels may leave it out. Which blocks are wide depends on
+/// the row alone. Not finite input gives scale NaN and q zero, which makes all outputs of that
+/// token NaN.
 struct alignas(kCacheLine) ActivationBlock {
   int8_t q[2][kUnit];  // coarse, fine
   float scale;
   float scaled_sum;      // scale * sum, what an affine offset is multiplied by
   int32_t bias;          // -128 * sum: takes the centre of symmetric byte codes out
   int32_t half_bias[2];  // the same for each half
+  int32_t wide;          // 1 when any q[1] may differ from zero, else 0
 };
 
 /// Activations are kept by tiles of kTileTokens tokens, and within a tile as [unit][token].

@@ -127,11 +127,12 @@ struct Portable {
     }
     return max;
   }
-  static int32_t round_16(const float* x, float inverse, int8_t* coarse, int8_t* fine) {
+  static int32_t round_16(const float* x, float inverse, bool wide, int8_t* coarse, int8_t* fine) {
     int32_t sum = 0;
     for (int64_t i = 0; i < 16; ++i) {
-      const auto rounded = static_cast<int32_t>(std::nearbyint(x[i] * inverse));
+      auto rounded = static_cast<int32_t>(std::nearbyint(x[i] * inverse));
       const int32_t high = (rounded + 128) >> 8;
+      if (!wide) rounded = high * 256;
       coarse[i] = static_cast<int8_t>(high);
       fine[i] = static_cast<int8_t>(rounded - high * 256);
       sum += rounded;

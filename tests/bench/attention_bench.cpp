@@ -1,5 +1,6 @@
 // Times cpu::attention on one layer and prints one JSON line per case:
 // attention_bench [heads kv_heads head_dim [threads]]   (default 6 2 64 1: rank 0 of 2, 135M model)
+// attention_bench --smoke                                  a small case, no figures
 
 #include "gpu/device/stream.h"
 #include "gpu/kv_pool.h"
@@ -11,6 +12,7 @@
 #include <cstdlib>
 #include <numeric>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include <time.h>
@@ -74,6 +76,11 @@ void bench(const QkvShape& shape, int32_t n_rows, int32_t n_tokens, int32_t cont
 
 int main(int argc, char** argv) {
   QkvShape shape{6, 2, 64};
+  if (argc > 1 && std::string_view(argv[1]) == "--smoke") {
+    Stream one(1);
+    bench(shape, 2, 3, 16, one);
+    return 0;
+  }
   if (argc > 3) shape = {std::atoi(argv[1]), std::atoi(argv[2]), std::atoi(argv[3])};
   Stream stream(argc > 4 ? std::atoi(argv[4]) : 1);
   bench(shape, 1, 1, 128, stream);

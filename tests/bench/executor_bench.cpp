@@ -2,6 +2,7 @@
 //
 //   executor_bench MODEL [--ranks N] [--repeat K] [--exact]     ranks on threads of this process
 //   mpirun -n N executor_bench MODEL ...                        one process a rank
+//   executor_bench --smoke                                      a tiny random model, no figures
 //
 // Prints one JSON line per case with the median over the repeats. cpu_tokens_per_s divides by the
 // processor time of the first rank's thread instead: on a busy machine the steadier figure (with
@@ -11,6 +12,8 @@
 #include "nccl/communicators.h"
 #include "tests/support/run_ranks.h"
 #include "tests/support/step_script.h"
+#include "tests/support/temp_dir.h"
+#include "tests/support/tiny_model.h"
 
 #ifdef TROUPE_BENCH_MPI
 #include <mpi.h>
@@ -23,6 +26,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -48,6 +52,7 @@ struct Options {
   int32_t ranks = 2;
   int32_t repeat = 5;
   std::string only;  // run cases whose name contains this
+  bool smoke = false;
   ExecutorOptions executor;
 };
 
@@ -72,10 +77,20 @@ struct Work {
   int32_t tokens = 0;
 };
 
-Work make_work(const Case& c, const ExecutorOptions& options) {
+constexpr int32_t kSmokeShrink = 16;  // cases by so much
+constexpr int32_t kSmokeVocab = 320;
+
+Work make_work(Case c, const ExecutorOptions& options, bool smoke) {
+  if (smoke) {
+    c.context = std::max(1, c.context / kSmokeShrink);
+    c.n_decode /= kSmokeShrink;
+  }
+  const size_t vocab = smoke ? kSmokeVocab - 100 : 40000;
   test::StepScript script(options.n_slots, 1);
   std::vector<int32_t> prompt(static_cast<size_t>(c.context));
-  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int32_t>(100 + i * 37 % 40000);
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    prompt[i] = static_cast<int32_t>(100 + i * 37 % vocab);
+  }
   SamplingParams sampling;
   sampling.temperature = 0;
   Work work;
@@ -122,7 +137,7 @@ int32_t run_rank(const Options& options, Communicator& communicator, const char*
         static_cast<double>(memory.kv) / 1e6, static_cast<double>(memory.workspace) / 1e6);
   for (const Case& c : kCases) {
     if (std::string(c.name).find(options.only) == std::string::npos) continue;
-    const Work work = make_work(c, options.executor);
+    const Work work = make_work(c, options.executor, options.smoke);
     std::vector<double> seconds;
     std::vector<double> cpu_seconds;
     for (int32_t i = 0; i <= options.repeat; ++i) {
@@ -159,6 +174,9 @@ int32_t parse(int argc, char** argv, Options& options) {
       options.executor.n_threads = number();
     } else if (arg == "--repeat") {
       options.repeat = number();
+    } else if (arg == "--smoke") {
+      options.smoke = true;
+      options.repeat = 1;
     } else if (arg == "--only" && i + 1 < argc) {
       options.only = argv[++i];
     } else if (arg == "--exact") {
@@ -168,10 +186,11 @@ int32_t parse(int argc, char** argv, Options& options) {
       options.model = arg;
     }
   }
-  if (!options.model.empty() && options.ranks >= 1 && options.repeat >= 1) return 0;
+  if (options.model.empty() == options.smoke && options.ranks >= 1 && options.repeat >= 1) return 0;
   std::fprintf(stderr,
                "usage: executor_bench MODEL [--ranks N] [--threads N] [--repeat K] "
-               "[--only CASE] [--exact]\n");
+               "[--only CASE] [--exact]\n"
+               "       executor_bench --smoke\n");
   return 2;
 }
 
@@ -181,6 +200,14 @@ int32_t parse(int argc, char** argv, Options& options) {
 int main(int argc, char** argv) {
   troupe::Options options;
   if (troupe::parse(argc, argv, options) != 0) return 2;
+  std::optional<troupe::test::TempDir> directory;
+  if (options.smoke) {
+    directory.emplace();
+    options.model = *directory / "tiny.gguf";
+    troupe::test::TinyModel tiny;
+    tiny.vocab = troupe::kSmokeVocab;
+    troupe::test::write_tiny_gguf(tiny, options.model);
+  }
 #ifdef TROUPE_BENCH_MPI
   if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr) {
     int provided = 0;

@@ -1,7 +1,8 @@
 // Times linear() on the shapes of the default model (SmolLM2-135M: hidden 576, MLP 1536, vocabulary
 // 49152) with random weights: one JSON line per shape and number of tokens.
-// Usage: linear_bench [threads] [kernels] [repetitions]
-//   kernels: name of an instruction set, or "best". Times are the minimum over the repetitions.
+// Usage: linear_bench [threads] [kernels] [repetitions], or linear_bench --smoke: small, no figures
+//   kernels: name of an instruction set, or "best". Times are the minimum over the repetitions;
+//   cpu_us is the calling thread's processor time, which counts on a shared machine.
 #include "gpu/device/stream.h"
 #include "gpu/ops/linear_matrix.h"
 
@@ -13,6 +14,8 @@
 #include <random>
 #include <string>
 #include <vector>
+
+#include <time.h>
 
 namespace {
 
@@ -58,6 +61,12 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+double thread_cpu_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
 void bench(const Shape& shape, const troupe::cpu::LinearKernels& kernels, int repetitions,
            troupe::Stream& stream) {
   std::mt19937 rng(1);
@@ -89,23 +98,28 @@ void bench(const Shape& shape, const troupe::cpu::LinearKernels& kernels, int re
     std::normal_distribution<float> normal;
     for (float& v : x) v = normal(rng);
     double best = 1e30;
+    double best_cpu = 1e30;
     for (int r = 0; r < repetitions; ++r) {
       const double t0 = now();
+      const double cpu0 = thread_cpu_seconds();
       for (const auto& m : copies) {
         troupe::cpu::multiply(out.data(), *m, x.data(), nullptr, static_cast<int32_t>(tokens),
                               stream);
       }
       best = std::min(best, (now() - t0) / static_cast<double>(shape.copies));
+      best_cpu =
+          std::min(best_cpu, (thread_cpu_seconds() - cpu0) / static_cast<double>(shape.copies));
     }
     const auto macs = static_cast<double>(shape.rows * shape.cols * tokens);
     std::printf(
         "{\"bench\": \"linear\", \"shape\": \"%s\", \"dtype\": \"%s\", \"rows\": %lld, \"cols\": "
-        "%lld, \"kernels\": \"%s\", \"threads\": %d, \"tokens\": %lld, \"us\": %.2f, \"GB_per_s\": "
+        "%lld, \"kernels\": \"%s\", \"threads\": %d, \"tokens\": %lld, \"us\": %.2f, \"cpu_us\": "
+        "%.2f, \"GB_per_s\": "
         "%.2f, \"Gmac_per_s\": %.1f}\n",
         shape.name, std::string(to_string(shape.dtype)).c_str(), static_cast<long long>(shape.rows),
         static_cast<long long>(shape.cols), kernels.name, stream.n_threads(),
-        static_cast<long long>(tokens), best * 1e6, static_cast<double>(bytes) / best * 1e-9,
-        macs / best * 1e-9);
+        static_cast<long long>(tokens), best * 1e6, best_cpu * 1e6,
+        static_cast<double>(bytes) / best * 1e-9, macs / best * 1e-9);
     std::fflush(stdout);
   }
 }
@@ -113,6 +127,13 @@ void bench(const Shape& shape, const troupe::cpu::LinearKernels& kernels, int re
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == "--smoke") {
+    troupe::Stream one(1);
+    for (const troupe::cpu::LinearKernels* kernels : troupe::cpu::available_kernels()) {
+      bench({"smoke", DType::kQ4_1, 48, 64, 1}, *kernels, 1, one);
+    }
+    return 0;
+  }
   const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
   const std::string wanted = argc > 2 ? argv[2] : "best";
   const int repetitions = argc > 3 ? std::atoi(argv[3]) : 20;

@@ -17,25 +17,38 @@ using test::RandomTensor;
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
+// Every fifth block of 32 is larger than the rest, as a model's outliers are.
 std::vector<float> random_activations(int64_t n, uint32_t seed) {
   std::mt19937 rng(seed);
   std::normal_distribution<float> normal;
   std::vector<float> x(static_cast<size_t>(n));
-  for (float& v : x) v = normal(rng);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = normal(rng) * (i / 32 % 5 == 3 ? 10.0F : 1.0F);
   return x;
 }
 
 bool is_quantised(DType t) { return block_elements(t) > 1; }
 
-// What the fast path promises to multiply with: blocks of 32 in steps of a 32512th (127 * 256) of
-// the largest.
-std::vector<double> rounded_activations(const std::vector<float>& x) {
+// What the fast path promises to multiply a row with: blocks of 32 in steps of a 127th of the
+// largest, and of a 256th of that in blocks whose largest is above twice the average of the row's.
+std::vector<double> rounded_activations(const std::vector<float>& x, int64_t cols) {
   std::vector<double> out(x.size());
-  for (size_t b = 0; b < x.size(); b += 32) {
-    float max = 0;
-    for (size_t i = b; i < b + 32; ++i) max = std::max(max, std::fabs(x[i]));
-    for (size_t i = b; i < b + 32 && max > 0; ++i) {
-      out[i] = static_cast<double>(max / 32512.0F) * std::nearbyint(x[i] * (32512.0F / max));
+  const auto width = static_cast<size_t>(cols);
+  for (size_t row = 0; row < x.size(); row += width) {
+    std::vector<float> largest;
+    float total = 0;
+    for (size_t b = row; b < row + width; b += 32) {
+      float max = 0;
+      for (size_t i = b; i < b + 32; ++i) max = std::max(max, std::fabs(x[i]));
+      largest.push_back(max);
+      total += max;
+    }
+    const float wide_above = total / static_cast<float>(largest.size()) * 2.0F;
+    for (size_t i = row; i < row + width; ++i) {
+      const float max = largest[(i - row) / 32];
+      if (max == 0) continue;
+      const auto fine = static_cast<double>(std::nearbyint(x[i] * (32512.0F / max)));
+      const double code = max > wide_above ? fine : 256 * std::floor((fine + 128) / 256);
+      out[i] = static_cast<double>(max / 32512.0F) * code;
     }
   }
   return out;
@@ -78,7 +91,7 @@ void expect_equals_naive(const std::vector<const RandomTensor*>& tensors,
 
   const std::vector<double> exact_x(x.begin(), x.end());
   const std::vector<double> rounded_x =
-      mode == WeightMode::kFast && cols % 32 == 0 ? rounded_activations(x) : exact_x;
+      mode == WeightMode::kFast && cols % 32 == 0 ? rounded_activations(x, cols) : exact_x;
   size_t row = 0;
   for (size_t s = 0; s < slices.size(); ++s) {
     const bool rounded = mode == WeightMode::kFast && is_quantised(slices[s].tensor->dtype);
@@ -236,14 +249,20 @@ TEST_P(Kernels, LargestCodesDoNotOverflow) {
       const auto m = pack_ok({&slice, 1}, WeightMode::kFast, kernels(), stream);
       ASSERT_NE(m, nullptr);
       for (const float sign : {1.0F, -1.0F}) {
-        const std::vector<float> x(256, sign * 127.0F);  // scale 1, codes 127
-        std::vector<float> out(16);
-        multiply(out.data(), *m, x.data(), nullptr, 1, stream);
-        const auto w = tensor.row(0, 0, 256);
-        double want = 0;
-        for (const float v : w) want += static_cast<double>(v) * static_cast<double>(sign * 127);
-        EXPECT_NEAR(static_cast<double>(out[0]), want, 1e-6 * std::fabs(want))
-            << kernels().name << ' ' << to_string(dtype) << ' ' << code;
+        // Codes 127 all over; then one wide block with the ends of the fine code's range.
+        std::vector<float> narrow(256, sign * 127.0F);
+        std::vector<float> wide(256, 0.0F);
+        for (size_t i = 0; i < 32; ++i)
+          wide[i] = sign * (i == 0 ? 127.0F : i < 16 ? 126.5F : 0.496F);
+        for (const std::vector<float>& x : {narrow, wide}) {
+          std::vector<float> out(16);
+          multiply(out.data(), *m, x.data(), nullptr, 1, stream);
+          const auto w = tensor.row(0, 0, 256);
+          const std::vector<double> rounded = rounded_activations(x, 256);
+          const Expected e = naive_dot(w, rounded.data());
+          EXPECT_NEAR(static_cast<double>(out[0]), e.value, 1e-6 * e.magnitude)
+              << kernels().name << ' ' << to_string(dtype) << ' ' << code;
+        }
       }
     }
   }

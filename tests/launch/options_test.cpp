@@ -126,7 +126,77 @@ INSTANTIATE_TEST_SUITE_P(
                       BadCase{{"rank"}, "--join"},
                       BadCase{{"rank", "--join", "-", "--threads", "x"}, "--threads"},
                       BadCase{{"chat", "--temperature", "3"}, "--temperature"},
-                      BadCase{{"doctor", "/no/such"}, "/no/such"}));
+                      BadCase{{"doctor", "/no/such"}, "/no/such"}, BadCase{{"bench"}, "subcommand"},
+                      BadCase{{"bench", "fly"}, "troupe bench --help"},
+                      BadCase{{"bench", "serve", "ftp://host"}, "http://"},
+                      BadCase{{"bench", "serve", "--concurrency", "0"}, "--concurrency"},
+                      BadCase{{"bench", "serve", "--rate", "0"}, "--rate"},
+                      BadCase{{"bench", "serve", "--rate", "2", "--concurrency", "2"}, "--rate"},
+                      BadCase{{"bench", "serve", "--requests", "x"}, "--requests"},
+                      BadCase{{"bench", "serve", "--input-tokens", "9:8"}, "64:256"},
+                      BadCase{{"bench", "serve", "--output-tokens", "0"}, "--output-tokens"},
+                      BadCase{{"bench", "serve", "--endpoint", "embed"}, "--endpoint"},
+                      BadCase{{"bench", "serve", "--prompt", "poems"}, "--prompt"},
+                      BadCase{{"bench", "serve", "--slo-ttft", "-1"}, "--slo-ttft"},
+                      BadCase{{"bench", "serve", "--nonsense"}, "troupe bench serve --help"}));
+
+TEST(Options, bench_serve_takes_every_value) {
+  const auto bench = parsed<BenchServeCommand>({"bench",
+                                                "serve",
+                                                "http://host:1",
+                                                "--model",
+                                                "m",
+                                                "--endpoint",
+                                                "chat",
+                                                "--prompt",
+                                                "words",
+                                                "--requests",
+                                                "3",
+                                                "--warmup",
+                                                "0",
+                                                "--rate",
+                                                "2.5",
+                                                "--input-tokens",
+                                                "16",
+                                                "--output-tokens",
+                                                "1:9",
+                                                "--seed",
+                                                "18446744073709551615",
+                                                "--respect-eos",
+                                                "--slo-ttft",
+                                                "200",
+                                                "--slo-tpot",
+                                                "50.5",
+                                                "--timeout",
+                                                "8",
+                                                "--json",
+                                                "-"});
+  EXPECT_EQ(bench.url, "http://host:1");
+  EXPECT_EQ(bench.model, "m");
+  EXPECT_EQ(bench.endpoint, "chat");
+  EXPECT_EQ(bench.prompt, "words");
+  EXPECT_EQ(bench.requests, 3);
+  EXPECT_EQ(bench.warmup, 0);
+  EXPECT_EQ(bench.rate, 2.5);
+  EXPECT_EQ(bench.input.low, 16);
+  EXPECT_EQ(bench.input.high, 16);
+  EXPECT_EQ(bench.output.low, 1);
+  EXPECT_EQ(bench.output.high, 9);
+  EXPECT_EQ(bench.seed, UINT64_MAX);
+  EXPECT_TRUE(bench.respect_eos);
+  EXPECT_EQ(bench.slo_ttft, 200);
+  EXPECT_EQ(bench.slo_tpot, 50.5);
+  EXPECT_EQ(bench.timeout, 8);
+  EXPECT_EQ(bench.json, "-");
+  EXPECT_EQ(bench.api_key, "from-environment");
+}
+
+TEST(Options, bench_serve_is_a_closed_loop_unless_told_a_rate) {
+  const auto bench = parsed<BenchServeCommand>({"bench", "serve", "--concurrency", "16"});
+  EXPECT_EQ(bench.concurrency, 16);
+  EXPECT_EQ(bench.rate, 0);
+  EXPECT_EQ(bench.input.low, 128);
+}
 
 TEST(Options, help_and_version_leave_with_zero) {
   for (const char* command : {"serve", "rank", "chat", "doctor"}) {
