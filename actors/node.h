@@ -37,7 +37,8 @@ struct GatewayOptions {
   std::chrono::milliseconds queue_timeout{60000};  // a waiting request fails with kUnavailable
 };
 
-/// What happens to replicas, for the supervisor. Called on an engine thread; must not block.
+/// What happens to replicas, for the supervisor; being dismissed is no event. Called on an engine
+/// thread; must not block.
 struct ReplicaEvent {
   enum class Kind { kReady, kLost };
   Kind kind = Kind::kReady;

@@ -6,8 +6,6 @@
 #include "launch/log.h"
 #include "nccl/communicators.h"
 
-#include <random>
-
 namespace troupe {
 namespace {
 
@@ -21,12 +19,6 @@ Result<JoinInfo> complete(const std::string& text, const RankCommand& command) {
   return info;
 }
 
-std::string new_job() {
-  std::random_device device;
-  const uint64_t high = device();
-  return std::to_string((high << 32 | device()) | 1U);
-}
-
 }  // namespace
 
 Status join_service(const JoinInfo& info, const Options& options, const MpiSession& session,
@@ -36,7 +28,7 @@ Status join_service(const JoinInfo& info, const Options& options, const MpiSessi
   auto files = TlsMemoryFiles::create(info.tls);
   if (!files) return files.error();
 
-  std::string job = info.job != 0 ? std::to_string(info.job) : new_job();
+  std::string job = std::to_string(info.job != 0 ? info.job : random_job());
   session.broadcast(job);
   const int32_t threads =
       threads_per_rank(info.shape.threads, options.environment.cores, session.local_size());
