@@ -6,6 +6,12 @@
 #include "launch/log.h"
 #include "nccl/communicators.h"
 
+#include <unistd.h>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <system_error>
+
 namespace troupe {
 namespace {
 
@@ -17,6 +23,23 @@ Result<JoinInfo> complete(const std::string& text, const RankCommand& command) {
   if (command.threads > 0) info->shape.threads = command.threads;
   if (command.kv_tokens > 0) info->shape.kv_tokens = command.kv_tokens;
   return info;
+}
+
+/// For exceptions that nobody catches, in a thread of CAF's for instance: one line, no core dump.
+[[noreturn]] void end_in_one_line() {
+  std::string what = "an unknown exception";
+  try {
+    if (const auto exception = std::current_exception()) std::rethrow_exception(exception);
+  } catch (const std::bad_alloc&) {
+    what = "no memory for this rank; raise its memory limit (ulimit -v) or lower --kv-tokens";
+  } catch (const std::system_error& error) {  // a thread that cannot start, in practice
+    what = error.what();
+    what += "; raise this rank's limits on memory (ulimit -v) and processes (ulimit -u)";
+  } catch (const std::exception& exception) {
+    what = exception.what();
+  }
+  std::fprintf(stderr, "error: %s\n", what.c_str());
+  _exit(kExitStart);
 }
 
 }  // namespace
@@ -61,9 +84,15 @@ int rank(const RankCommand& command, const Options& options) {
   const auto logger =
       make_logger(options.log, "rank " + std::to_string(options.environment.mpi_rank));
   const auto failed = [&logger](const Error& error) -> int {
-    logger->error("error: {}", error.message);
+    // kCancelled: this rank gave up because of another, whose own error says more.
+    if (error.code == ErrorCode::kCancelled) {
+      logger->warn(error.message);
+    } else {
+      logger->error("error: {}", error.message);
+    }
     MpiSession::abort(error.code == ErrorCode::kUnavailable ? kExitFailed : kExitStart);
   };
+  std::set_terminate(end_in_one_line);
   if (options.environment.mpi_size > 0 && !die_with_parent()) return kExitFailed;
   auto session = MpiSession::start();
   if (!session) return failed(session.error());
