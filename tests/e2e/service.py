@@ -46,27 +46,33 @@ class Program:
         self.process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {}), name: value}, **popen)
-        self.lines = []
+        self.output = b""
         self.files = set()  # that must be gone in the end
         self.reader = threading.Thread(target=self._read_output, daemon=True)
         self.reader.start()
 
     def _read_output(self):
-        for line in self.process.stdout:
-            self.lines.append(line.decode(errors="replace").rstrip("\n"))
+        while chunk := self.process.stdout.read1():
+            self.output += chunk
 
     @property
     def pid(self):
         return self.process.pid
 
     def log(self):
-        return "\n".join(self.lines)
+        return self.output.decode(errors="replace")
+
+    @property
+    def lines(self):
+        """Of the output; the last one, which may be incomplete, only after the end."""
+        lines = self.log().split("\n")
+        return lines if not self.reader.is_alive() else lines[:-1]
 
     def wait_line(self, pattern, timeout=client.TIMEOUT):
         """The match of the first output line that matches. Fails when the program ends before."""
         def look():
             ended = self.process.poll() is not None and not self.reader.is_alive()
-            for line in list(self.lines):
+            for line in self.lines:
                 if match := re.search(pattern, line):
                     return match
             if ended:
