@@ -174,8 +174,11 @@ class ActorGateway final : public GatewayNode {
       });
     }
     for (std::thread& starter : starters) starter.join();
-    for (const Status& status : built) {
-      if (!status) return status;
+    // kCancelled: that rank gave up because of another, whose own error says more.
+    for (const bool any : {false, true}) {
+      for (const Status& status : built) {
+        if (!status && (any || status.error().code != ErrorCode::kCancelled)) return status;
+      }
     }
     for (size_t i = 0; i < workers.size(); ++i) {
       local_workers_.push_back(workers[i]);

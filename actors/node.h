@@ -40,7 +40,8 @@ struct GatewayOptions {
   std::function<void(const std::string&)> on_record_end;  // told when the log ends early
 };
 
-/// What happens to replicas, for the supervisor. Called on an engine thread; must not block.
+/// What happens to replicas, for the supervisor; being dismissed is no event. Called on an engine
+/// thread; must not block.
 struct ReplicaEvent {
   enum class Kind { kReady, kLost };
   Kind kind = Kind::kReady;

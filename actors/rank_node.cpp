@@ -12,13 +12,49 @@
 #include <caf/openssl/remote_actor.hpp>
 #include <caf/send.hpp>
 
+#include <chrono>
 #include <future>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 namespace troupe {
 namespace {
+
+constexpr std::chrono::seconds kConnectTimeout{8};
+
+struct Node {
+  explicit Node(const TlsFiles& tls) : config(&tls), system(config) {
+    close_remote_services(system);
+  }
+  SystemConfig config;
+  caf::actor_system system;
+};
+
+/// The gateway's router. CAF answers never where its network actor has died of an exception, for
+/// want of memory for instance: then this gives up, and the actor system can no longer be ended.
+Result<RouterPort> connect(const std::shared_ptr<Node>& node, const RankOptions& options) {
+  const auto failed = [&options](const std::string& why) {
+    return fail(ErrorCode::kUnavailable, "cannot join the gateway at " + options.host + ":" +
+                                             std::to_string(options.port) + ": " + why);
+  };
+  std::promise<caf::expected<RouterPort>> promise;
+  auto answer = promise.get_future();
+  // Shares the node, which must not end before CAF has answered.
+  std::thread dial(
+      [node, promise = std::move(promise), host = options.host, port = options.port]() mutable {
+        promise.set_value(caf::openssl::remote_actor<RouterPort>(node->system, host, port));
+      });
+  if (answer.wait_for(kConnectTimeout) != std::future_status::ready) {
+    dial.detach();
+    return failed("no answer; is the gateway there, and has this rank memory?");
+  }
+  dial.join();
+  const auto router = answer.get();
+  if (!router) return failed(node->system.render(router.error()));
+  return *router;
+}
 
 // The first end that anybody reports is the rank's.
 class End {
@@ -65,15 +101,9 @@ std::shared_ptr<RankWorker> make_rank_worker(const RouterPort& router, uint64_t 
 
 Status run_rank(const Checkpoint& checkpoint, const RankOptions& options,
                 Communicator& communicator) {
-  SystemConfig config(&options.tls);
-  caf::actor_system system(config);
-  close_remote_services(system);
-  auto router = caf::openssl::remote_actor<RouterPort>(system, options.host, options.port);
-  if (!router) {
-    return fail(ErrorCode::kUnavailable, "cannot join the gateway at " + options.host + ":" +
-                                             std::to_string(options.port) + ": " +
-                                             system.render(router.error()));
-  }
+  const auto node = std::make_shared<Node>(options.tls);
+  const auto router = connect(node, options);
+  if (!router) return router.error();
   const auto end = std::make_shared<End>();  // shared by this thread, the actor and the worker
   const auto worker = make_rank_worker(
       *router, options.job, communicator.rank(),
@@ -81,7 +111,7 @@ Status run_rank(const Checkpoint& checkpoint, const RankOptions& options,
   const Status built =
       worker->start([&] { return Executor::create(checkpoint, options.executor, communicator); });
   if (!built) return built;
-  system.spawn<StateActor<RankHandle, RankState>>(
+  node->system.spawn<StateActor<RankHandle, RankState>>(
       make_join(checkpoint, options, communicator, *worker), *router, worker,
       [end](Status status) { end->set(std::move(status)); });
   Status status = end->wait();

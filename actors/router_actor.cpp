@@ -53,7 +53,7 @@ RouterHandle::behavior_type RouterState::make_behavior() {
       },
       [this](dismiss_atom, uint64_t job) {
         for (const uint64_t each : roster_.jobs()) {
-          if (job == 0 || each == job) lose(each, "dismissed");
+          if (job == 0 || each == job) drop(each);
         }
       },
       [this](drain_atom) {
@@ -87,9 +87,14 @@ void RouterState::enlist(const RankJoin& join, const RankHandle& rank) {
   setup_.on_replica({ReplicaEvent::Kind::kReady, join.job, {}});
 }
 
-// Drops a whole replica: its ranks are told to leave, its requests wait for another.
 void RouterState::lose(uint64_t job, const std::string& reason) {
   if (roster_.ranks(job).empty()) return;
+  drop(job);
+  setup_.on_replica({ReplicaEvent::Kind::kLost, job, reason});
+}
+
+// Drops a whole replica: its ranks are told to leave, its requests wait for another.
+void RouterState::drop(uint64_t job) {
   for (const RankHandle& rank : roster_.ranks(job)) {
     if (!rank) continue;
     self_->demonitor(rank.address());
@@ -100,7 +105,6 @@ void RouterState::lose(uint64_t job, const std::string& reason) {
   router_.replica_lost(job, steady_micros());
   flush();
   publish_stats();
-  setup_.on_replica({ReplicaEvent::Kind::kLost, job, reason});
 }
 
 // Sends what the router decided: plans to all ranks of a replica, updates to the detokenizers.

@@ -46,6 +46,7 @@ class RouterState {
  private:
   void enlist(const RankJoin& join, const RankHandle& rank);
   void lose(uint64_t job, const std::string& reason);
+  void drop(uint64_t job);
   void flush();
   void publish_stats();
   void publish_picture(Micros now);

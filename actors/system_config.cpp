@@ -1,6 +1,7 @@
 #include "actors/system_config.h"
 
 #include "actors/messages.h"
+#include "actors/ssl_errors.h"
 
 #include <caf/actor_registry.hpp>
 #include <caf/actor_system.hpp>
@@ -19,6 +20,7 @@ SystemConfig::SystemConfig(const TlsFiles* tls) {
   set("scheduler.max-threads", size_t{2});
   set("logger.console", caf::atom("none"));
   if (tls == nullptr) return;
+  separate_ssl_errors();
   load<caf::io::middleman>();
   load<caf::openssl::manager>();
   openssl_certificate = tls->certificate;

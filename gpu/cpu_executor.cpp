@@ -310,6 +310,9 @@ Result<std::unique_ptr<Executor>> make_cpu_executor(const Checkpoint& checkpoint
       error = model.error();
     }
   } catch (const std::bad_alloc&) {
+    error = fail(ErrorCode::kOutOfMemory, {});
+  }
+  if (error && error->code == ErrorCode::kOutOfMemory) {
     error = fail(ErrorCode::kOutOfMemory,
                  "rank " + std::to_string(communicator.rank()) + " may not allocate the " +
                      mebibytes(need.weights + need.workspace + need.kv_per_slot * options.n_slots) +
@@ -320,8 +323,9 @@ Result<std::unique_ptr<Executor>> make_cpu_executor(const Checkpoint& checkpoint
   if (error) return *error;
   for (size_t r = 0; r < failed.size(); ++r)
     if (failed[r] != 0)
-      return fail(ErrorCode::kInternal, "rank " + std::to_string(r) + " of the replica could not " +
-                                            "load; its own message names the cause");
+      return fail(ErrorCode::kCancelled, "rank " + std::to_string(r) +
+                                             " of the replica could not " +
+                                             "load; its own message names the cause");
   return std::unique_ptr<Executor>(std::make_unique<CpuExecutor>(std::move(impl)));
 }
 

@@ -4,9 +4,7 @@
 
 #include <sys/mman.h>
 
-#include <cerrno>
-#include <cstring>
-#include <string>
+#include <new>
 
 namespace troupe {
 namespace {
@@ -34,9 +32,7 @@ KvPool::KvPool(int32_t n_layers, int32_t n_slots, int32_t n_kv_heads, int32_t he
   bytes_ = per_layer * n_layers;
   mapping_ = mmap(nullptr, static_cast<size_t>(bytes_), PROT_READ | PROT_WRITE,
                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapping_ == MAP_FAILED)
-    throw DeviceError("cannot map " + std::to_string(bytes_) +
-                      " bytes for the KV pool: " + std::strerror(errno));
+  if (mapping_ == MAP_FAILED) throw std::bad_alloc();
   // Huge pages would commit 2 MB for the first token of every layer; slots come from anywhere in
   // the pool, and the rows of a tile are prefetched, page walks included. Neither hint is needed
   // for correctness, so a kernel without them is fine.

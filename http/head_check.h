@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace troupe {
@@ -26,6 +27,9 @@ struct HeadState {
 
 /// A Content-Length value that is digits only and fits; -1 otherwise.
 [[nodiscard]] int64_t content_length_value(std::string_view value);
+
+/// `text` with every %XX replaced by its byte; what is no such escape stays as it is.
+[[nodiscard]] std::string percent_decoded(std::string_view text);
 
 /// True for `application/json`, any case, with or without parameters.
 [[nodiscard]] bool is_json_type(std::string_view content_type);

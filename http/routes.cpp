@@ -54,7 +54,9 @@ Answer models(const HttpRequest& request, const RouteContext& context) {
   if (request.path == kModels) return HttpReply{.body = model_list_json(model)};
   // Names may hold slashes ("org/model"), and clients may or may not escape them.
   const std::string_view wanted = std::string_view(request.path).substr(kModels.size() + 1);
-  if (wanted == model.id) return HttpReply{.body = model_json(model)};
+  if (wanted == model.id || percent_decoded(wanted) == model.id) {
+    return HttpReply{.body = model_json(model)};
+  }
   return error_reply(fail(ErrorCode::kNotFound,
                           "this model does not exist here: GET /v1/models lists what is served",
                           "model"));

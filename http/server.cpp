@@ -81,9 +81,8 @@ class Server::Impl {
 
   [[nodiscard]] uint16_t port() const { return port_; }
 
-  void stop_accepting() {
-    gateway_.closing = true;
-    asio::post(acceptor_.get_executor(), [this] { close_acceptor(); });
+  void drain() {
+    gateway_.draining = true;
     gateway_.hang_up(false);
   }
 
@@ -93,8 +92,12 @@ class Server::Impl {
 
   void stop() {
     if (threads_.empty()) return;
-    stop_accepting();
-    gateway_.hang_up(true);
+    gateway_.draining = true;
+    // On the acceptor's strand, so that no session begins after the others have been closed.
+    asio::post(acceptor_.get_executor(), [this] {
+      close_acceptor();
+      gateway_.hang_up(true);
+    });
     // A session whose socket is closed needs only a few turns of its strand.
     gateway_.wait_no_sessions(std::chrono::steady_clock::now() + std::chrono::seconds(5));
     context_.stop();
@@ -114,7 +117,7 @@ class Server::Impl {
       boost::system::error_code ec;
       tcp::socket socket = co_await acceptor_.async_accept(
           asio::make_strand(context_), asio::redirect_error(asio::use_awaitable, ec));
-      if (!acceptor_.is_open() || gateway_.closing) break;
+      if (!acceptor_.is_open()) break;
       if (ec) {
         // Out of descriptors, most likely: try again when some have been given back, without
         // spinning until then.
@@ -157,7 +160,7 @@ Result<std::unique_ptr<Server>> Server::start(Engine& engine, const ServerOption
 }
 
 uint16_t Server::port() const { return impl_->port(); }
-void Server::stop_accepting() { impl_->stop_accepting(); }
+void Server::drain() { impl_->drain(); }
 bool Server::wait_idle(std::chrono::steady_clock::time_point deadline) {
   return impl_->wait_idle(deadline);
 }

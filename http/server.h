@@ -45,11 +45,12 @@ class Server {
   /// The port in use.
   [[nodiscard]] uint16_t port() const;
 
-  /// Closes the listening socket. Requests in progress go on; their connections close after them,
-  /// idle ones at once. For /ready to say 503 first, drain the engine before.
-  void stop_accepting();
+  /// From now on every answer closes its connection; idle connections close at once. New ones are
+  /// still answered, so that probes and clients hear from the (drained) engine where they stand.
+  void drain();
 
-  /// True when no request is being answered any more; false if that is not so by `deadline`.
+  /// True when no request is being answered any more, but for those that came after drain(); false
+  /// if that is not so by `deadline`.
   [[nodiscard]] bool wait_idle(std::chrono::steady_clock::time_point deadline);
 
   /// Ends everything at once: open generations are cancelled, connections closed, threads joined.

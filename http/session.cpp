@@ -29,16 +29,16 @@ namespace troupe {
 
 // ---- Gateway ----
 
-void Gateway::begin_request() {
+void Gateway::begin_request(bool counted) {
   counters.requests.fetch_add(1);
   const std::lock_guard lock(mutex_);
-  ++requests_;
+  if (counted) ++requests_;
 }
 
-void Gateway::end_request() {
+void Gateway::end_request(bool counted) {
   counters.requests.fetch_sub(1);
   const std::lock_guard lock(mutex_);
-  --requests_;
+  if (counted) --requests_;
   changed_.notify_all();
 }
 
@@ -211,11 +211,13 @@ class Session : public std::enable_shared_from_this<Session> {
 
  private:
   struct RequestGuard {
-    explicit RequestGuard(Gateway& g) : gateway(g) { gateway.begin_request(); }
-    ~RequestGuard() { gateway.end_request(); }
+    explicit RequestGuard(Gateway& g) : gateway(g) { gateway.begin_request(counted); }
+    ~RequestGuard() { gateway.end_request(counted); }
     RequestGuard(const RequestGuard&) = delete;
     RequestGuard& operator=(const RequestGuard&) = delete;
     Gateway& gateway;
+    // While draining, new requests are refused at once: however many come, the drain can end.
+    const bool counted = !gateway.draining;
   };
 
   /// Owns the engine side of one request: whatever happens, nothing is left running.
@@ -263,7 +265,7 @@ class Session : public std::enable_shared_from_this<Session> {
   }
 
   void hang_up(bool force) {
-    if (force || idle_) close();
+    if (force || (idle_ && served_)) close();
   }
 
   /// Lets the client read our last answer: a close with unread input would reset the connection
@@ -321,7 +323,7 @@ class Session : public std::enable_shared_from_this<Session> {
   /// Sends a whole answer; true if the connection goes on.
   asio::awaitable<bool> send(const HttpReply& reply, const Framing& framing) {
     gateway_.counters.count_answer(reply.status);
-    const bool keep_alive = framing.keep_alive && !gateway_.closing;
+    const bool keep_alive = framing.keep_alive && !gateway_.draining;
     std::string out = head_text(reply.status, reply.content_type, framing, keep_alive);
     for (const auto& [name, value] : reply.headers) {
       out += name;
@@ -382,7 +384,7 @@ class Session : public std::enable_shared_from_this<Session> {
       head = check_head(buffered());
       if (head.kind != HeadState::Kind::kIncomplete) break;
       idle_ = buffer_.size() == 0;
-      if (idle_ && gateway_.closing) co_return false;
+      if (idle_ && served_ && gateway_.draining) co_return false;
       const size_t n = co_await socket_.async_read_some(
           buffer_.prepare(4096), asio::redirect_error(asio::use_awaitable, ec));
       if (idle_ && !fresh) arm(gateway_.options.header_timeout);
@@ -540,7 +542,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   asio::awaitable<bool> answer(const GenerateCall& call, const Framing& framing, Generation& g) {
     const bool chunked = framing.version == 11;
-    const bool keep_alive = chunked && framing.keep_alive && !gateway_.closing;
+    const bool keep_alive = chunked && framing.keep_alive && !gateway_.draining;
     const size_t n = g.ids.size();
     bool streaming = false;
     std::vector<EventQueue::Item> items;

@@ -28,10 +28,11 @@ class Gateway {
   const ServerOptions options;
   HttpCounters counters;
   const RouteContext routes;
-  std::atomic<bool> closing{false};  // connections end after the request in hand
+  std::atomic<bool> draining{false};  // connections end after the request in hand
 
-  void begin_request();
-  void end_request();
+  /// `counted`: wait_idle waits for it; hand it on to end_request.
+  void begin_request(bool counted);
+  void end_request(bool counted);
   bool wait_idle(std::chrono::steady_clock::time_point deadline);
 
   /// Open sessions, so that stop can reach them. `hang_up(force)` must be callable from any thread.

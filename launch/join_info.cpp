@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <limits>
+#include <random>
 
 namespace troupe {
 namespace {
@@ -55,6 +56,12 @@ class Fields {
 };
 
 }  // namespace
+
+uint64_t random_job() {
+  std::random_device device;
+  const uint64_t high = device();
+  return (high << 32 | device()) | 1U;
+}
 
 std::string to_json(const JoinInfo& info) {
   const json object = {{"host", info.host},

@@ -21,6 +21,9 @@ struct JoinInfo {
   uint64_t job = 0;       // 0 = rank 0 draws one
 };
 
+/// A new name for a job; never 0.
+[[nodiscard]] uint64_t random_job();
+
 [[nodiscard]] std::string to_json(const JoinInfo& info);
 /// `source` names the text in messages.
 [[nodiscard]] Result<JoinInfo> parse_join_info(const std::string& text, const std::string& source);

@@ -6,7 +6,11 @@
 #include "launch/log.h"
 #include "nccl/communicators.h"
 
-#include <random>
+#include <unistd.h>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <system_error>
 
 namespace troupe {
 namespace {
@@ -21,10 +25,21 @@ Result<JoinInfo> complete(const std::string& text, const RankCommand& command) {
   return info;
 }
 
-std::string new_job() {
-  std::random_device device;
-  const uint64_t high = device();
-  return std::to_string((high << 32 | device()) | 1U);
+/// For exceptions that nobody catches, in a thread of CAF's for instance: one line, no core dump.
+[[noreturn]] void end_in_one_line() {
+  std::string what = "an unknown exception";
+  try {
+    if (const auto exception = std::current_exception()) std::rethrow_exception(exception);
+  } catch (const std::bad_alloc&) {
+    what = "no memory for this rank; raise its memory limit (ulimit -v) or lower --kv-tokens";
+  } catch (const std::system_error& error) {  // a thread that cannot start, in practice
+    what = error.what();
+    what += "; raise this rank's limits on memory (ulimit -v) and processes (ulimit -u)";
+  } catch (const std::exception& exception) {
+    what = exception.what();
+  }
+  std::fprintf(stderr, "error: %s\n", what.c_str());
+  _exit(kExitStart);
 }
 
 }  // namespace
@@ -36,7 +51,7 @@ Status join_service(const JoinInfo& info, const Options& options, const MpiSessi
   auto files = TlsMemoryFiles::create(info.tls);
   if (!files) return files.error();
 
-  std::string job = info.job != 0 ? std::to_string(info.job) : new_job();
+  std::string job = std::to_string(info.job != 0 ? info.job : random_job());
   session.broadcast(job);
   const int32_t threads =
       threads_per_rank(info.shape.threads, options.environment.cores, session.local_size());
@@ -69,9 +84,15 @@ int rank(const RankCommand& command, const Options& options) {
   const auto logger =
       make_logger(options.log, "rank " + std::to_string(options.environment.mpi_rank));
   const auto failed = [&logger](const Error& error) -> int {
-    logger->error("error: {}", error.message);
+    // kCancelled: this rank gave up because of another, whose own error says more.
+    if (error.code == ErrorCode::kCancelled) {
+      logger->warn(error.message);
+    } else {
+      logger->error("error: {}", error.message);
+    }
     MpiSession::abort(error.code == ErrorCode::kUnavailable ? kExitFailed : kExitStart);
   };
+  std::set_terminate(end_in_one_line);
   if (options.environment.mpi_size > 0 && !die_with_parent()) return kExitFailed;
   auto session = MpiSession::start();
   if (!session) return failed(session.error());

@@ -94,7 +94,7 @@ std::string Service::url() const {
 std::optional<int> Service::drain(int32_t drain_timeout, const Signals& signals,
                                   spdlog::logger& logger) {
   node_->drain();
-  server_->stop_accepting();
+  server_->drain();
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(drain_timeout);
   logger.info("draining: running requests get up to {} s; a second signal ends them",
               drain_timeout);

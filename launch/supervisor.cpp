@@ -1,6 +1,7 @@
 #include "launch/supervisor.h"
 
 #include "gpu/base/check.h"
+#include "launch/join_info.h"
 
 #include <spdlog/logger.h>
 
@@ -15,7 +16,7 @@
 #include <filesystem>
 #include <mutex>
 #include <optional>
-#include <random>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -25,10 +26,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
-uint64_t random_job() {
-  std::random_device device;
-  const uint64_t high = device();
-  return (high << 32 | device()) | 1U;  // never 0
+void ring(int wake) {
+  const uint64_t one = 1;
+  TROUPE_CHECK(write(wake, &one, sizeof(one)) == sizeof(one));
 }
 
 /// One replica: its job, or the time of its next start.
@@ -61,6 +61,7 @@ struct Supervisor::Impl {
   // The thread's own.
   std::vector<Replica> replicas;
   std::function<std::string(uint64_t, int32_t)> input;
+  std::set<uint64_t> joined;  // jobs of others that serve
   bool any_ready = false;
   bool over = false;  // nothing is started any more
   uint64_t jobs_started = 0;
@@ -71,6 +72,7 @@ struct Supervisor::Impl {
 
   void run();
   std::optional<Clock::time_point> take_messages();
+  void handle(const ReplicaEvent& event);
   void wait(std::optional<Clock::time_point> until);
   void start(Replica& replica);
   void feed(Replica& replica);
@@ -119,19 +121,29 @@ std::optional<Clock::time_point> Supervisor::Impl::take_messages() {
   if (stopping) over = true;
   for (auto& replica : replicas) {
     if (fresh_input && replica.job) feed(replica);
-    for (const auto& event : events) {
-      if (!replica.job || event.job != replica.id) continue;
-      if (event.kind == ReplicaEvent::Kind::kLost) {
-        replica.lost_reason = event.reason;
-        if (!over) replica.job->kill();
-        continue;
-      }
-      any_ready = true;
-      const std::chrono::duration<double> seconds = Clock::now() - replica.started;
-      on_event({SupervisorEvent::Kind::kReady, replica.index, replica.id, seconds.count(), {}});
-    }
   }
+  for (const auto& event : events) handle(event);
   return stopping;
+}
+
+void Supervisor::Impl::handle(const ReplicaEvent& event) {
+  const bool lost = event.kind == ReplicaEvent::Kind::kLost;
+  const auto own = std::find_if(replicas.begin(), replicas.end(), [&](const Replica& r) {
+    return r.job.has_value() && r.id == event.job;
+  });
+  if (own == replicas.end()) {  // started by hand
+    if (!lost && joined.insert(event.job).second) logger.info("a replica has joined");
+    if (lost && joined.erase(event.job) > 0) {
+      logger.warn("a joined replica is lost ({})", event.reason);
+    }
+  } else if (lost) {
+    own->lost_reason = event.reason;
+    if (!over) own->job->kill();
+  } else {
+    any_ready = true;
+    const std::chrono::duration<double> seconds = Clock::now() - own->started;
+    on_event({SupervisorEvent::Kind::kReady, own->index, own->id, seconds.count(), {}});
+  }
 }
 
 /// Until something happens to a job, a message arrives or `until`; handles the jobs' news.
@@ -256,13 +268,6 @@ Supervisor::~Supervisor() {
   stop(Milliseconds(0));
   close(impl_->wake);
 }
-
-namespace {
-void ring(int wake) {
-  const uint64_t one = 1;
-  TROUPE_CHECK(write(wake, &one, sizeof(one)) == sizeof(one));
-}
-}  // namespace
 
 void Supervisor::provide_input(std::function<std::string(uint64_t, int32_t)> input) {
   {

@@ -85,6 +85,32 @@ std::string pem(EVP_PKEY* key) {
   return written ? text_of(bio.get()) : std::string();
 }
 
+Certificate parse_certificate(const std::string& text) {
+  const Bio bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+  return Certificate(bio ? PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr) : nullptr);
+}
+
+Key parse_key(const std::string& text) {
+  const Bio bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+  return Key(bio ? PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr) : nullptr);
+}
+
+Status check(const TlsMaterial& material) {
+  const Certificate certificate = parse_certificate(material.certificate);
+  const Certificate ca = parse_certificate(material.ca);
+  const Key key = parse_key(material.key);
+  const char* wrong = !certificate                                                ? "certificate"
+                      : !ca                                                       ? "ca"
+                      : !key                                                      ? "key"
+                      : X509_check_private_key(certificate.get(), key.get()) != 1 ? "key"
+                                                                                  : nullptr;
+  ERR_clear_error();
+  if (wrong == nullptr) return ok_status();
+  return fail(ErrorCode::kInvalidArgument,
+              std::string("the join information's ") + wrong +
+                  " is damaged; use the join file as `troupe serve` wrote it");
+}
+
 int memory_file(const char* name, const std::string& text) {
   const int fd = memfd_create(name, MFD_CLOEXEC);
   if (fd < 0) return -1;
@@ -115,6 +141,7 @@ Result<TlsMaterial> make_tls_material() {
 }
 
 Result<TlsMemoryFiles> TlsMemoryFiles::create(const TlsMaterial& material) {
+  if (const Status good = check(material); !good) return good.error();
   TlsMemoryFiles files;
   files.certificate_ = memory_file("troupe-certificate", material.certificate);
   files.key_ = memory_file("troupe-key", material.key);

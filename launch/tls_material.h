@@ -23,6 +23,8 @@ struct TlsMaterial {
 /// The names are valid as long as this object and in this process only.
 class TlsMemoryFiles {
  public:
+  /// Refuses (kInvalidArgument) what is not a certificate, its key and an authority: what loads the
+  /// files would end the process.
   static Result<TlsMemoryFiles> create(const TlsMaterial& material);
   TlsMemoryFiles(TlsMemoryFiles&& other) noexcept;
   TlsMemoryFiles& operator=(TlsMemoryFiles&&) = delete;

@@ -50,17 +50,25 @@ Result<Vocabulary> vocabulary_from_directory(const std::filesystem::path& direct
 }  // namespace
 
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::load(const Checkpoint& checkpoint) {
+  const auto in_its_file = [&checkpoint](Error error) {
+    if (!error.message.starts_with(checkpoint.path())) {
+      error.message.insert(0, checkpoint.path() + ": ");
+    }
+    return error;
+  };
   const GgufFile* gguf = checkpoint.gguf();
   const int64_t max_vocab = checkpoint.config().vocab;
   Result<Vocabulary> v = gguf != nullptr ? vocabulary_from_gguf(gguf->metadata())
                                          : vocabulary_from_directory(checkpoint.path(), max_vocab);
-  if (!v) return v.error();
+  if (!v) return in_its_file(v.error());
   if (static_cast<int64_t>(v->tokens.size()) > max_vocab) {
-    return fail(ErrorCode::kBadModel, "the tokenizer has " + std::to_string(v->tokens.size()) +
-                                          " tokens, the model's embedding " +
-                                          std::to_string(max_vocab));
+    return in_its_file(fail(ErrorCode::kBadModel,
+                            "the tokenizer has " + std::to_string(v->tokens.size()) +
+                                " tokens, the model's embedding " + std::to_string(max_vocab)));
   }
-  return make_tokenizer(std::move(*v));
+  auto tokenizer = make_tokenizer(std::move(*v));
+  if (!tokenizer) return in_its_file(tokenizer.error());
+  return tokenizer;
 }
 
 }  // namespace troupe

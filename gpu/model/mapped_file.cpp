@@ -19,7 +19,9 @@ Error system_failure(const std::string& path, int error) {
   if (error == ENOENT || error == ENOTDIR) {
     return fail(ErrorCode::kNotFound, path + ": no such file: check the path");
   }
-  return fail(ErrorCode::kIo, path + ": cannot be read (" + why + "): check its permissions");
+  const char* what_to_do =
+      error == ENOMEM ? "raise the memory limit (ulimit -v)" : "check its permissions";
+  return fail(ErrorCode::kIo, path + ": cannot be read (" + why + "): " + what_to_do);
 }
 
 class Descriptor {

@@ -3,6 +3,7 @@
 
   openai_client_test.py --base-url http://127.0.0.1:8000/v1 --model NAME   a running server
   openai_client_test.py --spawn PROGRAM [ARGS...]                          one that prints its port
+  openai_client_test.py --serve                                            the real one (service.py)
 
 Nothing here depends on what a model says, only on the shape of it. Exit code 77: no openai package.
 """
@@ -163,10 +164,16 @@ def main():
     parser.add_argument("--model", help="default: what the server lists first")
     parser.add_argument("--api-key", default=API_KEY)
     parser.add_argument("--spawn", nargs="+")
+    parser.add_argument("--serve", action="store_true")
     args = parser.parse_args()
     API_KEY = args.api_key
     server = None
-    if args.spawn:
+    if args.serve:
+        import service  # needs what the fake server does not have
+        service.skip_unless_possible()
+        server = service.Service()
+        BASE_URL = f"http://127.0.0.1:{server.port}/v1"
+    elif args.spawn:
         server = subprocess.Popen(args.spawn, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         BASE_URL = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
     else:
@@ -177,7 +184,10 @@ def main():
         result = unittest.main(argv=[sys.argv[0]], exit=False, verbosity=1).result
     finally:
         clean = True
-        if server:
+        if args.serve:
+            with server:
+                clean = server.terminate() == 0 and not server.leftovers()
+        elif server:
             server.stdin.close()
             clean = server.wait(timeout=20) == 0
     if not clean:

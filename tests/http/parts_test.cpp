@@ -43,6 +43,14 @@ TEST(HeadCheck, BoundsSizeAndFields) {
   EXPECT_EQ(check_head(many + "A: b\r\n\r\n").status, 431);
 }
 
+TEST(HeadCheck, PercentDecoded) {
+  EXPECT_EQ(percent_decoded("org%2Fmodel%20a%c3%A9"), "org/model a\xc3\xa9");
+  EXPECT_EQ(percent_decoded("100%"), "100%");
+  EXPECT_EQ(percent_decoded("%2"), "%2");
+  EXPECT_EQ(percent_decoded("%zz%-1%+1"), "%zz%-1%+1");
+  EXPECT_EQ(percent_decoded("%2541"), "%41");
+}
+
 TEST(HeadCheck, Values) {
   EXPECT_EQ(content_length_value("17"), 17);
   for (const char* bad : {"", "+3", "-1", "3,3", "3 ", "0x3", "9223372036854775808"}) {

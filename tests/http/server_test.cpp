@@ -353,7 +353,7 @@ TEST_F(Http, StartErrors) {
   EXPECT_EQ(Server::start(engine_, open).error().code, ErrorCode::kInvalidArgument);
 }
 
-TEST_F(Http, StopAcceptingLetsRequestsFinish) {
+TEST_F(Http, DrainLetsRequestsFinish) {
   FakeEngine manual({.manual = true});
   options_.port = 0;
   auto server = std::move(Server::start(manual, options_)).value();
@@ -364,15 +364,25 @@ TEST_F(Http, StopAcceptingLetsRequestsFinish) {
   busy.send(post_text("/v1/completions", R"({"prompt":"x"})"));
   ASSERT_TRUE(manual.wait_submitted(1));
   EXPECT_FALSE(server->wait_idle(std::chrono::steady_clock::now()));
-  server->stop_accepting();
+  server->drain();
   EXPECT_TRUE(idle.at_end()) << "an idle connection closes";
+  RawClient probe(server->port());
+  probe.send(get_text("/health"));
+  const RawResponse health = read_response(probe);
+  EXPECT_EQ(health.status, 200) << "a new connection is answered";
+  EXPECT_THAT(health.head, HasSubstr("Connection: close"));
+  RawClient endless(server->port());
+  endless.send(post_text("/v1/completions", R"({"prompt":"y"})"));
+  ASSERT_TRUE(manual.wait_submitted(2));
   EXPECT_FALSE(server->wait_idle(std::chrono::steady_clock::now()));
   manual.send(1, {.text = "done"});
   manual.send(1, {.kind = EngineEvent::Kind::kFinished});
   const RawResponse r = read_response(busy);
   EXPECT_EQ(r.status, 200);
   EXPECT_THAT(r.head, HasSubstr("Connection: close"));
-  EXPECT_TRUE(server->wait_idle(std::chrono::steady_clock::now() + std::chrono::seconds(10)));
+  EXPECT_TRUE(server->wait_idle(std::chrono::steady_clock::now() + std::chrono::seconds(10)))
+      << "a request that came after does not count";
+  server->stop();
   RawClient late(server->port());
   EXPECT_TRUE(!late.connected() || late.at_end());
 }

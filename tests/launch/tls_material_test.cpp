@@ -72,5 +72,22 @@ TEST(TlsMaterial, memory_files_load_into_a_tls_context_and_vanish) {
   EXPECT_FALSE(std::ifstream(paths.key).good());
 }
 
+TEST(TlsMaterial, damaged_material_is_refused_by_name) {
+  const auto good = make_tls_material();
+  const auto other = make_tls_material();
+  ASSERT_TRUE(good.ok() && other.ok());
+  const auto refusal = [&](std::string TlsMaterial::*part, const std::string& text) {
+    TlsMaterial bad = *good;
+    bad.*part = text;
+    const auto files = TlsMemoryFiles::create(bad);
+    return files.ok() ? std::string() : files.error().message;
+  };
+  using testing::HasSubstr;
+  EXPECT_THAT(refusal(&TlsMaterial::certificate, "nonsense"), HasSubstr("'s certificate is"));
+  EXPECT_THAT(refusal(&TlsMaterial::ca, ""), HasSubstr("'s ca is damaged"));
+  EXPECT_THAT(refusal(&TlsMaterial::key, good->key.substr(0, 60)), HasSubstr("'s key is damaged"));
+  EXPECT_THAT(refusal(&TlsMaterial::key, other->key), HasSubstr("'s key is damaged"));
+}
+
 }  // namespace
 }  // namespace troupe
