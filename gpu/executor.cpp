@@ -2,7 +2,7 @@
 
 #include "gpu/cpu_executor.h"
 
-#ifdef TROUPE_CUDA
+#ifdef TROUPE_WITH_CUDA
 #include "gpu/cuda/executor.h"
 #endif
 
@@ -13,7 +13,7 @@ Result<std::unique_ptr<Executor>> Executor::create(const Checkpoint& checkpoint,
                                                    Communicator& communicator) {
   if (options.device == DeviceKind::kCpu)
     return make_cpu_executor(checkpoint, options, communicator);
-#ifdef TROUPE_CUDA
+#ifdef TROUPE_WITH_CUDA
   return cuda::make_executor(checkpoint, options, communicator);
 #else
   return fail(ErrorCode::kInvalidArgument,
