@@ -116,10 +116,6 @@ size_t lay_out_device(StepState::Device& d, const StepState::Limits& l, std::byt
   return layout.used();
 }
 
-struct Pinned {
-  StepToken* tokens;
-  StepSample* samples;
-};
 size_t lay_out_pinned(StepState::Device& d, const StepState::Limits& l, std::byte* base) {
   constexpr int64_t kRing = StepState::kRing;
   Layout layout(base);
@@ -132,6 +128,13 @@ size_t lay_out_pinned(StepState::Device& d, const StepState::Limits& l, std::byt
 }
 
 }  // namespace
+
+bool has_kernels() {
+  cudaFuncAttributes attributes = {};
+  const bool found = cudaFuncGetAttributes(&attributes, begin_step_kernel) == cudaSuccess;
+  if (!found) static_cast<void>(cudaGetLastError());
+  return found;
+}
 
 RowSampling row_sampling(const SamplingParams& p, int32_t n_prompt) {
   RowSampling s;

@@ -153,6 +153,9 @@ class StepState {
   uint64_t staged_step_[kRing] = {};
 };
 
+/// Whether the current device can run this program's kernels.
+bool has_kernels();
+
 /// One row's sampling as the device wants it.
 RowSampling row_sampling(const SamplingParams& params, int32_t n_prompt);
 
