@@ -4,6 +4,7 @@
 #include "gpu/communicator.h"
 #include "gpu/cuda/capacity.h"
 #include "gpu/cuda/llama.h"
+#include "gpu/cuda/quantize.h"
 #include "gpu/cuda/sampler.h"
 #include "gpu/cuda/step_state.h"
 #include "gpu/step_digest.h"
@@ -100,6 +101,7 @@ class CudaExecutor final : public Executor {
   /// Runs a step of the largest size against a pool that is just large enough, then makes the real
   /// pool: `n_slots`, or what is left for 0. kOutOfMemory when too little is.
   Status make_pool(int32_t n_slots);
+  void randomise_pool();
   void tune(const std::string& table);
   void capture();
 
@@ -218,6 +220,32 @@ Status CudaExecutor::make_pool(int32_t n_slots) {
   pool_ = std::make_unique<KvPool>(config_.n_layers, n_slots, shape_, kv_format_);
   state_.set_spare_slot(n_slots);
   return ok_status();
+}
+
+void CudaExecutor::randomise_pool() {
+  const int32_t per_slot = 2 * shape_.n_kv_heads * shape_.head_dim;
+  constexpr int32_t kSlots = 8192;
+  const DeviceBuffer<__nv_bfloat16> values(static_cast<size_t>(kSlots) *
+                                           static_cast<size_t>(per_slot));
+  const DeviceBuffer<float> scales(kSlots);
+  cudaStream_t stream = stream_.get();
+  fill_normal(values.data(), static_cast<int64_t>(values.size()), 1.0F, 1, stream);
+  const size_t value_bytes = kv_format_ == KvFormat::kFp8 ? 1 : 2;
+  for (int32_t layer = 0; layer < config_.n_layers; ++layer) {
+    for (int32_t slot = 0; slot < pool_->n_slots(); slot += kSlots) {
+      const int32_t n = std::min(kSlots, pool_->n_slots() - slot);
+      auto* to = static_cast<std::byte*>(pool_->layer(layer).data) +
+                 static_cast<size_t>(slot) * static_cast<size_t>(per_slot) * value_bytes;
+      if (kv_format_ == KvFormat::kFp8)
+        quantize_rows(reinterpret_cast<uint8_t*>(to), scales.data(), values.data(), n, per_slot,
+                      stream);
+      else
+        TROUPE_CUDA(cudaMemcpyAsync(
+            to, values.data(), static_cast<size_t>(n) * static_cast<size_t>(per_slot) * 2,
+            cudaMemcpyDeviceToDevice, stream));
+    }
+  }
+  TROUPE_CUDA(cudaStreamSynchronize(stream));
 }
 
 void CudaExecutor::tune(const std::string& table) {
@@ -514,6 +542,7 @@ Result<std::unique_ptr<Executor>> make_executor(const Checkpoint& checkpoint,
   auto executor =
       std::make_unique<CudaExecutor>(config, shard, options, variant, std::move(weights).value());
   if (const Status made = executor->make_pool(options.n_slots); !made) return made.error();
+  if (variant.random_pool) executor->randomise_pool();
   if (variant.tune) executor->tune(options.tune_file);
   if (variant.graphs) executor->capture();
   return std::unique_ptr<Executor>(std::move(executor));
