@@ -65,6 +65,60 @@ __device__ inline void copy_box(void* to, const void* map, int32_t column, int32
       : "memory");
 }
 
+// ---- clusters: blocks that reach each other's shared memory
+// --------------------------------------
+
+__device__ inline uint32_t cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+__device__ inline uint32_t cluster_size() {
+  uint32_t size;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return size;
+}
+__device__ inline void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ inline void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+/// The address of this block's `p` in the block of that rank.
+__device__ inline uint32_t remote_address(const void* p, uint32_t rank) {
+  uint32_t out;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(out)
+               : "r"(shared_address(p)), "r"(rank));
+  return out;
+}
+__device__ inline void arrive_remote(uint64_t* barrier, uint32_t rank) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(
+                   remote_address(barrier, rank))
+               : "memory");
+}
+/// Stores two values there; their 8 bytes count on the barrier there.
+__device__ inline void store_remote(const float2* to, float2 value, uint64_t* barrier,
+                                    uint32_t rank) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+          remote_address(to, rank)),
+      "f"(value.x), "f"(value.y), "r"(remote_address(barrier, rank))
+      : "memory");
+}
+/// Waits for a phase whose writes come from other blocks of the cluster.
+__device__ inline void wait_cluster(uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra finished;\n"
+      "bra again;\n"
+      "finished:\n}\n" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
 // ---- programmatic dependent launch --------------------------------------------------------------
 
 __device__ inline void launch_dependents() {

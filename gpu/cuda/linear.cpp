@@ -22,11 +22,18 @@ constexpr int32_t kFewTokens = 64;
 // With more they are not even tried.
 constexpr int32_t kMostTokensTried = 256;
 constexpr int32_t kLtCandidates = 8;
+constexpr int32_t kStreamCandidates = 12;
 // A later candidate must be better by this much.
 constexpr double kClearly = 0.98;
 constexpr int64_t kBeyondCache = int64_t{160} << 20;
 
-using Kernel = std::variant<const StreamKernel*, LtPlan>;
+/// Worth a try: no second pass over the weights, no tile half empty.
+bool is_fitting(const StreamPlan& plan, int32_t n_tokens) {
+  const int32_t width = plan.kernel->tokens;
+  return n_tokens <= width ? width <= 16 || width < 2 * n_tokens : width >= 64;
+}
+
+using Kernel = std::variant<StreamPlan, LtPlan>;
 
 }  // namespace
 
@@ -38,6 +45,7 @@ struct Linear::Impl {
   void launch(const Kernel& kernel, const GemmShape& shape, const GemmCall& call,
               cudaStream_t stream);
   [[nodiscard]] Kernel choose(const GemmShape& shape) const;
+  [[nodiscard]] std::optional<StreamPlan> usual(const GemmShape& shape) const;
   [[nodiscard]] std::vector<Kernel> candidates(const GemmShape& shape) const;
   /// Null when this build or library does not have it.
   [[nodiscard]] std::optional<Kernel> restore(const GemmShape& shape, const TunedKernel& t) const;
@@ -51,8 +59,8 @@ struct Linear::Impl {
 
 std::optional<Kernel> Linear::Impl::restore(const GemmShape& shape, const TunedKernel& t) const {
   if (const auto* variant = std::get_if<StreamVariant>(&t.kernel)) {
-    for (const StreamKernel* k : stream_gemm.candidates(shape, workspace.size())) {
-      if (k->variant == *variant) return k;
+    for (const StreamPlan& plan : stream_gemm.plans(shape)) {
+      if (variant_of(plan) == *variant) return plan;
     }
     return std::nullopt;
   }
@@ -65,11 +73,11 @@ Kernel Linear::Impl::choose(const GemmShape& shape) const {
   if (const auto it = table.find(shape); it != table.end()) {
     if (const auto kernel = restore(shape, it->second)) return *kernel;
   }
-  const StreamKernel* own = stream_gemm.usual(shape, workspace.size());
-  if (own != nullptr && shape.n_tokens <= kFewTokens) return own;
+  const std::optional<StreamPlan> own = usual(shape);
+  if (own && shape.n_tokens <= kFewTokens) return *own;
   const std::vector<LtPlan> plans = lt.plans(shape, workspace.size(), 1);
   if (!plans.empty()) return plans.front();
-  if (own != nullptr) return own;
+  if (own) return *own;
   throw DeviceError("no kernel multiplies " + std::to_string(shape.n_tokens) + " tokens by " +
                     std::to_string(shape.rows) + " x " + std::to_string(shape.cols) +
                     " weights on this device");
@@ -79,19 +87,34 @@ std::vector<Kernel> Linear::Impl::candidates(const GemmShape& shape) const {
   std::vector<Kernel> out;
   for (const LtPlan& plan : lt.plans(shape, workspace.size(), kLtCandidates)) out.push_back(plan);
   if (shape.n_tokens > kMostTokensTried && !out.empty()) return out;
-  for (const StreamKernel* k : stream_gemm.candidates(shape, workspace.size())) {
-    const int32_t width = k->variant.tokens;
-    const bool too_wide = width > 16 && width >= 2 * shape.n_tokens;
-    const bool many_passes = width < 64 && width < shape.n_tokens;
-    if (!too_wide && !many_passes) out.push_back(k);
+  int32_t tried = 0;
+  for (const StreamPlan& plan : stream_gemm.plans(shape)) {
+    if (!is_fitting(plan, shape.n_tokens)) continue;
+    out.push_back(plan);
+    if (++tried == kStreamCandidates) break;
   }
   return out;
 }
 
+/// The evenest cut with the fewest passes over the weights.
+std::optional<StreamPlan> Linear::Impl::usual(const GemmShape& shape) const {
+  std::optional<StreamPlan> best;
+  const auto passes = [&](const StreamPlan& p) {
+    return (shape.n_tokens + p.kernel->tokens - 1) / p.kernel->tokens;
+  };
+  for (const StreamPlan& plan : stream_gemm.plans(shape)) {
+    if (!best || passes(plan) < passes(*best) ||
+        (passes(plan) == passes(*best) && plan.kernel->tokens < best->kernel->tokens)) {
+      best = plan;
+    }
+  }
+  return best;
+}
+
 void Linear::Impl::launch(const Kernel& kernel, const GemmShape& shape, const GemmCall& call,
                           cudaStream_t stream) {
-  if (const auto* own = std::get_if<const StreamKernel*>(&kernel)) {
-    stream_gemm.run(**own, shape, call, space(), stream);
+  if (const auto* own = std::get_if<StreamPlan>(&kernel)) {
+    stream_gemm.run(*own, shape, call, stream);
   } else {
     lt.run(std::get<LtPlan>(kernel), call, space(), stream);
   }
@@ -165,8 +188,8 @@ void Linear::tune(const Weight& w, int32_t n_tokens, cudaStream_t stream) {
     best = us;
     TunedKernel& entry = impl.table[shape];
     entry.us = us;
-    if (const auto* own = std::get_if<const StreamKernel*>(&kernel)) {
-      entry.kernel = (*own)->variant;
+    if (const auto* own = std::get_if<StreamPlan>(&kernel)) {
+      entry.kernel = variant_of(*own);
     } else {
       entry.kernel = std::get<LtPlan>(kernel).algorithm;
     }

@@ -4,32 +4,33 @@
 #include "gpu/cuda/device.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
-#include <vector>
 
 namespace troupe::cuda {
 namespace {
 
-constexpr int64_t kMaxTiles = 1 << 16;
 constexpr int64_t kBoxBytes = 128;
-
-struct Cut {  // of a shape by a variant
-  int64_t row_tiles = 0;
-  int64_t tiles = 0;
-  int64_t k_blocks = 0;
-  int64_t blocks = 0;
-  size_t partial_bytes = 0;
-};
+constexpr int32_t kMaxCluster = 8;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-Cut cut(const StreamVariant& v, const GemmShape& s, int32_t n_sms) {
+/// How a plan cuts a shape.
+struct Cut {
+  int64_t row_tiles = 0;
+  int64_t tiles = 0;
+  int64_t k_blocks = 0;
+  int64_t rounds = 0;    // tiles that a cluster does one after the other, at most
+  int64_t clusters = 0;  // as few as do it in that many rounds
+};
+
+Cut cut(const StreamPlan& plan, const GemmShape& s, int64_t resident) {
   Cut c;
-  c.row_tiles = ceil_div(s.rows, v.row_tile);
-  c.tiles = c.row_tiles * ceil_div(s.n_tokens, v.tokens);
-  c.k_blocks = ceil_div(s.cols * element_bytes(s.format), kBoxBytes * v.boxes);
-  c.blocks = std::min<int64_t>(c.tiles * c.k_blocks, n_sms);
-  c.partial_bytes = static_cast<size_t>(2 * c.blocks * v.row_tile * v.tokens) * sizeof(float);
+  c.row_tiles = ceil_div(s.rows, plan.kernel->row_tile);
+  c.tiles = c.row_tiles * ceil_div(s.n_tokens, plan.kernel->tokens);
+  c.k_blocks = ceil_div(s.cols * element_bytes(s.format), kBoxBytes);
+  c.rounds = ceil_div(c.tiles, resident);
+  c.clusters = ceil_div(c.tiles, c.rounds);
   return c;
 }
 
@@ -43,7 +44,34 @@ void* find_encode() {
   return status == cudaSuccess && found == cudaDriverEntryPointSuccess ? function : nullptr;
 }
 
+/// A launch with its attributes; not movable, since one member points to another.
+struct Launch {
+  Launch(const StreamPlan& plan, int64_t clusters, cudaStream_t stream) {
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = static_cast<unsigned>(plan.cluster);
+    attributes[1].val.clusterDim.y = 1;
+    attributes[1].val.clusterDim.z = 1;
+    config.gridDim = dim3(static_cast<unsigned>(clusters * plan.cluster));
+    config.blockDim = dim3(static_cast<unsigned>(plan.kernel->threads));
+    config.dynamicSmemBytes = static_cast<size_t>(plan.kernel->shared_bytes);
+    config.stream = stream;
+    config.attrs = attributes;
+    config.numAttrs = 2;
+  }
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchConfig_t config = {};
+};
+
 }  // namespace
+
+StreamVariant variant_of(const StreamPlan& plan) {
+  return {plan.kernel->tokens, plan.kernel->row_tile, plan.kernel->stages, plan.cluster};
+}
 
 StreamGemm::StreamGemm() {
   int device = 0;
@@ -54,48 +82,46 @@ StreamGemm::StreamGemm() {
   if (major != 9) return;
   encode_ = reinterpret_cast<Encode>(find_encode());
   if (!available()) return;
-  tickets_ = DeviceBuffer<uint32_t>(kMaxTiles);
-  TROUPE_CUDA(cudaMemset(tickets_.data(), 0, tickets_.bytes()));
   for (const auto kernels : {stream_kernels_bf16(), stream_kernels_fp8()}) {
     for (const StreamKernel& k : kernels) {
       TROUPE_CUDA(cudaFuncSetAttribute(k.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        k.shared_bytes));
+      for (int32_t size = 1; size <= kMaxCluster; ++size) {
+        const StreamPlan plan = {&k, size};
+        const Launch launch(plan, 1, nullptr);
+        int n = 0;
+        TROUPE_CUDA(cudaOccupancyMaxActiveClusters(&n, k.function, &launch.config));
+        resident_[{k.function, size}] = n;
+      }
     }
   }
 }
 
-bool StreamGemm::fits(const StreamKernel& k, const GemmShape& s, size_t workspace) const {
-  if (k.format != s.format || k.f32_out != s.f32_out) return false;
-  const Cut c = cut(k.variant, s, n_sms_);
-  return s.cols * element_bytes(s.format) % 16 == 0 && c.tiles <= kMaxTiles &&
-         c.partial_bytes <= workspace;
-}
-
-std::vector<const StreamKernel*> StreamGemm::candidates(const GemmShape& shape,
-                                                        size_t workspace_bytes) const {
-  std::vector<const StreamKernel*> out;
-  if (!available()) return out;
+std::vector<StreamPlan> StreamGemm::plans(const GemmShape& shape) const {
+  std::vector<std::pair<double, StreamPlan>> found;
   const auto all =
       shape.format == WeightFormat::kFp8 ? stream_kernels_fp8() : stream_kernels_bf16();
+  if (!available() || shape.cols * element_bytes(shape.format) % 16 != 0) return {};
   for (const StreamKernel& k : all) {
-    if (fits(k, shape, workspace_bytes)) out.push_back(&k);
-  }
-  return out;
-}
-
-const StreamKernel* StreamGemm::usual(const GemmShape& shape, size_t workspace_bytes) const {
-  const StreamKernel* best = nullptr;
-  for (const StreamKernel* k : candidates(shape, workspace_bytes)) {
-    const auto passes = [&](const StreamKernel* one) {
-      return ceil_div(shape.n_tokens, one->variant.tokens);
-    };
-    // Fewest passes over the weights, then the narrowest; the list's order decides the rest.
-    if (best == nullptr || passes(k) < passes(best) ||
-        (passes(k) == passes(best) && k->variant.tokens < best->variant.tokens)) {
-      best = k;
+    if (k.f32_out != shape.f32_out) continue;
+    const int64_t slots = resident_.at({k.function, 1});
+    for (int32_t size = 1; size <= kMaxCluster; ++size) {
+      const int64_t resident = resident_.at({k.function, size});
+      const StreamPlan plan = {&k, size};
+      if (resident == 0) continue;
+      const Cut c = cut(plan, shape, resident);
+      if (c.k_blocks < size || c.tiles > std::numeric_limits<int32_t>::max()) continue;
+      // Time in units of one tile of 128 bytes, if every place for a block is worth the same.
+      const double even = static_cast<double>(c.tiles * c.k_blocks) / static_cast<double>(slots);
+      const double longest = static_cast<double>(c.rounds * ceil_div(c.k_blocks, size));
+      found.push_back({even / longest, plan});
     }
   }
-  return best;
+  std::stable_sort(found.begin(), found.end(),
+                   [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::vector<StreamPlan> out;
+  for (const auto& [evenness, plan] : found) out.push_back(plan);
+  return out;
 }
 
 const CUtensorMap& StreamGemm::map_of(const void* data, int64_t rows, int64_t cols,
@@ -121,35 +147,22 @@ const CUtensorMap& StreamGemm::map_of(const void* data, int64_t rows, int64_t co
   return it->second;
 }
 
-void StreamGemm::run(const StreamKernel& kernel, const GemmShape& shape, const GemmCall& call,
-                     std::span<std::byte> workspace, cudaStream_t stream) {
-  const StreamVariant& v = kernel.variant;
-  const Cut c = cut(v, shape, n_sms_);
-  TROUPE_CHECK(c.partial_bytes <= workspace.size()) << c.partial_bytes;
+void StreamGemm::run(const StreamPlan& plan, const GemmShape& shape, const GemmCall& call,
+                     cudaStream_t stream) {
+  const StreamKernel& k = *plan.kernel;
+  const Cut c = cut(plan, shape, resident_.at({k.function, plan.cluster}));
   StreamArgs args;
   args.out = call.out;
-  args.partials = reinterpret_cast<float*>(workspace.data());
-  args.tickets = tickets_.data();
   args.n_tokens = shape.n_tokens;
   args.rows = static_cast<int32_t>(shape.rows);
   args.row_tiles = static_cast<int32_t>(c.row_tiles);
+  args.tiles = static_cast<int32_t>(c.tiles);
   args.k_blocks = static_cast<int32_t>(c.k_blocks);
-  args.units = c.tiles * c.k_blocks;
-  CUtensorMap w = map_of(call.w, shape.rows, shape.cols, v.row_tile, shape.format);
-  CUtensorMap x = map_of(call.x, shape.n_tokens, shape.cols, v.tokens, shape.format);
+  CUtensorMap w = map_of(call.w, shape.rows, shape.cols, k.row_tile, shape.format);
+  CUtensorMap x = map_of(call.x, shape.n_tokens, shape.cols, k.tokens, shape.format);
   void* arguments[] = {&w, &x, &args};
-
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(c.blocks));
-  config.blockDim = dim3(static_cast<unsigned>(kernel.threads));
-  config.dynamicSmemBytes = static_cast<size_t>(kernel.shared_bytes);
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  TROUPE_CUDA(cudaLaunchKernelExC(&config, kernel.function, arguments));
+  const Launch launch(plan, c.clusters, stream);
+  TROUPE_CUDA(cudaLaunchKernelExC(&launch.config, k.function, arguments));
 }
 
 }  // namespace troupe::cuda

@@ -11,28 +11,38 @@
 namespace troupe::cuda::stream {
 
 constexpr int kBoxBytes = 128;  // of one row: the widest swizzle
+constexpr int kMaxCluster = 8;  // what every device can do
 
-template <WeightFormat F, int kTokens, int kRowTile, int kBoxes, int kStages>
+/// Places for pairs that blocks of a cluster of any size send to one of them.
+constexpr int most_sent(int pairs) {
+  int most = 0;
+  for (int size = 2; size <= kMaxCluster; ++size) {
+    const int places = size * ((pairs + size - 1) / size);
+    most = places > most ? places : most;
+  }
+  return most;
+}
+
+template <WeightFormat F, int kTokens, int kRowTile, int kStages>
 struct Layout {
   static constexpr int kWarps = kRowTile / 16;  // that multiply; one more fetches
-  static constexpr int kThreads = kWarps * 32 + 32;
+  static constexpr int kMultiplying = kWarps * 32;
+  static constexpr int kThreads = kMultiplying + 32;
+  static constexpr int kPairs = kTokens / 4;  // of accumulators a thread
   static constexpr int kWeightBytes = kRowTile * kBoxBytes;
   static constexpr int kTokenBytes = kTokens * kBoxBytes;
-  static constexpr int kStageBytes = kBoxes * (kWeightBytes + kTokenBytes);
-  static constexpr int kSharedBytes = kStages * kStageBytes + 1024;  // + alignment
+  static constexpr int kStageBytes = kWeightBytes + kTokenBytes;
+  // What other blocks send for the share of a tile that this one adds up.
+  static constexpr int kSentPairs = most_sent(kPairs);
+  static constexpr int kSentBytes = kSentPairs * kMultiplying * int{sizeof(float2)};
+  static constexpr int kSharedBytes = kStages * kStageBytes + kSentBytes + 1024;  // + alignment
   static constexpr int kBlocksPerSm = kSharedBytes <= 112 * 1024 && kThreads <= 288 ? 2 : 1;
   static constexpr int kElements = kBoxBytes / (F == WeightFormat::kFp8 ? 1 : 2);  // of one box
 };
 
-/// Where a block's part of the work begins.
-__host__ __device__ inline int64_t part_begin(int64_t units, int64_t block, int64_t n_blocks) {
-  return units / n_blocks * block + min(block, units % n_blocks);
-}
-/// The block that has unit `u`.
-__device__ inline int64_t block_of(int64_t units, int64_t u, int64_t n_blocks) {
-  const int64_t each = units / n_blocks;
-  const int64_t more = units % n_blocks;
-  return u < more * (each + 1) ? u / (each + 1) : more + (u - more * (each + 1)) / each;
+/// Where part `i` of `n` of `total` begins.
+__device__ inline int part_begin(int total, int i, int n) {
+  return total / n * i + min(i, total % n);
 }
 
 /// 8 x 8 values of 16 bits, spread over a warp two a thread, transposed.
@@ -42,196 +52,157 @@ __device__ inline uint32_t transpose(uint32_t pair) {
   return out;
 }
 
-/// One warp's 16 rows x kTokens, in the accumulators' order: [4j + 0, 1] are tokens 8j + 2 (lane %
-/// 4) and the next of row lane / 4, [4j + 2, 3] those of the row 8 below.
-template <int kTokens>
-__device__ void store(__nv_bfloat16* out, const float (&d)[kTokens / 2], int32_t row, int32_t rows,
-                      int32_t tokens) {
-  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
-#pragma unroll
-  for (int j = 0; j < kTokens / 8; ++j) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const __nv_bfloat162 pair =
-          __floats2bfloat162_rn(d[4 * j + 2 * half], d[4 * j + 2 * half + 1]);
-      const uint32_t turned = transpose(*reinterpret_cast<const uint32_t*>(&pair));
-      const int32_t token = 8 * j + lane / 4;
-      const int32_t r = row + 8 * half + lane % 4 * 2;
-      __nv_bfloat16* to = out + int64_t{token} * rows + r;
-      if (token >= tokens || r >= rows) continue;
-      if (rows % 2 == 0) {
-        *reinterpret_cast<uint32_t*>(to) = turned;
-      } else {
-        const auto two = *reinterpret_cast<const __nv_bfloat162*>(&turned);
-        to[0] = two.x;
-        if (r + 1 < rows) to[1] = two.y;
-      }
-    }
+/// Where a warp's 16 rows of a tile go. Accumulators [4j + 0, 1] are tokens 8j + 2 (lane % 4) and
+/// the next of row lane / 4, [4j + 2, 3] those of the row 8 below: pair 2j + h is for row 8h.
+struct Target {
+  int64_t offset;  // of token 0, row 0 of the tile's part
+  int32_t rows;    // of the whole output: the pitch
+  int32_t rows_left;
+  int32_t tokens_left;
+};
+
+__device__ inline void store_pair(__nv_bfloat16* out, float2 v, int pair, const Target& t) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const __nv_bfloat162 rounded = __floats2bfloat162_rn(v.x, v.y);
+  const uint32_t turned = transpose(*reinterpret_cast<const uint32_t*>(&rounded));
+  const int token = pair / 2 * 8 + lane / 4;
+  const int row = pair % 2 * 8 + lane % 4 * 2;
+  if (token >= t.tokens_left || row >= t.rows_left) return;
+  __nv_bfloat16* to = out + t.offset + int64_t{token} * t.rows + row;
+  if (t.rows % 2 == 0) {
+    *reinterpret_cast<uint32_t*>(to) = turned;
+  } else {
+    const auto two = *reinterpret_cast<const __nv_bfloat162*>(&turned);
+    to[0] = two.x;
+    if (row + 1 < t.rows_left) to[1] = two.y;
   }
 }
 
-template <int kTokens>
-__device__ void store(float* out, const float (&d)[kTokens / 2], int32_t row, int32_t rows,
-                      int32_t tokens) {
-  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
-#pragma unroll
-  for (int i = 0; i < kTokens / 2; ++i) {
-    const int32_t token = i / 4 * 8 + lane % 4 * 2 + i % 2;
-    const int32_t r = row + i % 4 / 2 * 8 + lane / 4;
-    if (token < tokens && r < rows) out[int64_t{token} * rows + r] = d[i];
-  }
+__device__ inline void store_pair(float* out, float2 v, int pair, const Target& t) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int token = pair / 2 * 8 + lane % 4 * 2;
+  const int row = pair % 2 * 8 + lane / 4;
+  if (row >= t.rows_left) return;
+  float* to = out + t.offset + int64_t{token} * t.rows + row;
+  if (token < t.tokens_left) to[0] = v.x;
+  if (token + 1 < t.tokens_left) to[t.rows] = v.y;
 }
 
-/// Waits until all multiplying threads of the block are here.
-template <int kThreads>
-__device__ void meet() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
-}
-
-/// A tile that several blocks share: writes this block's sums; the last block to come adds all up
-/// in their order and returns true with the total in `d`.
-template <int kTokens, int kThreads>
-__device__ bool combine(float (&d)[kTokens / 2], const StreamArgs& args, int64_t tile,
-                        int64_t first_unit, int64_t my_block, uint32_t* last_flag) {
-  constexpr int kValues = kTokens / 2;
-  constexpr int64_t kSlot = int64_t{kValues} * kThreads;
-  const int64_t n_blocks = gridDim.x;
-  const int64_t first = block_of(args.units, first_unit, n_blocks);
-  const int64_t last = block_of(args.units, first_unit + args.k_blocks - 1, n_blocks);
-  // A block has at most one shared tile that began before it and one that begins in it.
-  const auto slot = [&](int64_t block) {
-    return args.partials + (2 * block + (block == first ? 1 : 0)) * kSlot + threadIdx.x;
-  };
-  float* mine = slot(my_block);
-#pragma unroll
-  for (int i = 0; i < kValues; ++i) __stcg(mine + i * kThreads, d[i]);
-  __threadfence();
-  meet<kThreads>();
-  if (threadIdx.x == 0) {
-    const uint32_t others = atomicAdd(args.tickets + tile, 1U);
-    const bool is_last = others == static_cast<uint32_t>(last - first);
-    if (is_last) args.tickets[tile] = 0;
-    *last_flag = is_last ? 1 : 0;
-    __threadfence();
-  }
-  meet<kThreads>();
-  if (*last_flag == 0) return false;
-  float total[kValues] = {};
-  for (int64_t block = first; block <= last; ++block) {
-    const float* part = slot(block);
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) total[i] += __ldcg(part + i * kThreads);
-  }
-#pragma unroll
-  for (int i = 0; i < kValues; ++i) d[i] = total[i];
-  return true;
-}
-
-template <WeightFormat F, int kTokens, int kRowTile, int kBoxes, int kStages, class Out>
+template <WeightFormat F, int kTokens, int kRowTile, int kStages, class Out>
 __global__ __launch_bounds__(
-    Layout<F, kTokens, kRowTile, kBoxes, kStages>::kThreads,
-    Layout<F, kTokens, kRowTile, kBoxes,
-           kStages>::kBlocksPerSm) void multiply(const __grid_constant__ CUtensorMap w_map,
-                                                 const __grid_constant__ CUtensorMap x_map,
-                                                 const StreamArgs args) {
-  using L = Layout<F, kTokens, kRowTile, kBoxes, kStages>;
-  constexpr int kMultiplying = L::kWarps * 32;
+    (Layout<F, kTokens, kRowTile, kStages>::kThreads),
+    (Layout<F, kTokens, kRowTile,
+            kStages>::kBlocksPerSm)) void multiply(const __grid_constant__ CUtensorMap w_map,
+                                                   const __grid_constant__ CUtensorMap x_map,
+                                                   const StreamArgs args) {
+  using L = Layout<F, kTokens, kRowTile, kStages>;
   constexpr int kValues = kTokens / 2;
   extern __shared__ uint8_t raw[];
   __shared__ uint64_t full[kStages];
   __shared__ uint64_t empty[kStages];
-  __shared__ uint32_t last_flag;
+  __shared__ uint64_t received;  // the others' sums for this block's share are here
+  __shared__ uint64_t ready;     // the others have read what was sent to them
   uint8_t* ring = raw + (1024 - hopper::shared_address(raw) % 1024) % 1024;
-  uint8_t* tokens = ring + kStages * kBoxes * L::kWeightBytes;
+  uint8_t* tokens = ring + kStages * L::kWeightBytes;
+  auto* sent = reinterpret_cast<float2*>(tokens + kStages * L::kTokenBytes);
 
+  const auto rank = static_cast<int>(hopper::cluster_rank());
+  const auto size = static_cast<int>(hopper::cluster_size());
+  const int share = (L::kPairs + size - 1) / size;  // pairs that a rank adds up; the last ones less
+  const int owners = (L::kPairs + share - 1) / share;
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
       hopper::init_barrier(&full[s], 1);
       hopper::init_barrier(&empty[s], L::kWarps);
     }
+    hopper::init_barrier(&received, 1);
+    // At least one: a block alone never waits for it.
+    const int readers = max(owners - (rank < owners ? 1 : 0), 1);
+    hopper::init_barrier(&ready, static_cast<uint32_t>(readers * L::kWarps));
     hopper::fence_barrier_init();
   }
   __syncthreads();
   hopper::launch_dependents();
+  if (size > 1) hopper::cluster_arrive();  // barriers are ready for the others
 
-  const int64_t begin = part_begin(args.units, blockIdx.x, gridDim.x);
-  const int64_t end = part_begin(args.units, blockIdx.x + 1, gridDim.x);
+  const int cluster = static_cast<int>(blockIdx.x) / size;
+  const int clusters = static_cast<int>(gridDim.x) / size;
+  const int k_begin = part_begin(args.k_blocks, rank, size);
+  const int k_end = part_begin(args.k_blocks, rank + 1, size);
 
-  if (threadIdx.x >= kMultiplying) {  // the warp that fetches
-    if (threadIdx.x != kMultiplying) return;
-    hopper::prefetch_map(&w_map);
-    hopper::prefetch_map(&x_map);
-    const auto column = [&](int64_t u) {
-      return static_cast<int32_t>(u % args.k_blocks) * kBoxes * L::kElements;
-    };
-    const auto fetch_weights = [&](int64_t u, int s) {
-      const int64_t tile = u / args.k_blocks % args.row_tiles;
-      hopper::arrive_expecting(&full[s], L::kStageBytes);
-#pragma unroll
-      for (int b = 0; b < kBoxes; ++b) {
-        hopper::copy_box(ring + (s * kBoxes + b) * L::kWeightBytes, &w_map,
-                         column(u) + b * L::kElements, static_cast<int32_t>(tile * kRowTile),
-                         &full[s], hopper::kEvictFirst);
+  if (threadIdx.x >= L::kMultiplying) {  // the warp that fetches
+    if (threadIdx.x == L::kMultiplying) {
+      const auto fetch_weights = [&](int tile, int k, int s) {
+        hopper::arrive_expecting(&full[s], L::kStageBytes);
+        hopper::copy_box(ring + s * L::kWeightBytes, &w_map, k * L::kElements,
+                         tile % args.row_tiles * kRowTile, &full[s], hopper::kEvictFirst);
+      };
+      const auto fetch_tokens = [&](int tile, int k, int s) {
+        hopper::copy_box(tokens + s * L::kTokenBytes, &x_map, k * L::kElements,
+                         tile / args.row_tiles * kTokens, &full[s], hopper::kEvictLast);
+      };
+      int ahead = 0;
+      for (int tile = cluster; tile < args.tiles && ahead < kStages; tile += clusters) {
+        for (int k = k_begin; k < k_end && ahead < kStages; ++k) fetch_weights(tile, k, ahead++);
       }
-    };
-    const auto fetch_tokens = [&](int64_t u, int s) {
-      const int64_t tile = u / args.k_blocks / args.row_tiles;
-#pragma unroll
-      for (int b = 0; b < kBoxes; ++b) {
-        hopper::copy_box(tokens + (s * kBoxes + b) * L::kTokenBytes, &x_map,
-                         column(u) + b * L::kElements, static_cast<int32_t>(tile * kTokens),
-                         &full[s], hopper::kEvictLast);
+      hopper::wait_for_dependencies();  // the tokens come from the kernel before
+      int s = 0;
+      uint32_t parity = 1;  // of a ring that was never filled
+      for (int tile = cluster; tile < args.tiles; tile += clusters) {
+        for (int k = k_begin; k < k_end; ++k) {
+          if (ahead > 0) {
+            --ahead;
+          } else {
+            hopper::wait(&empty[s], parity);
+            fetch_weights(tile, k, s);
+          }
+          fetch_tokens(tile, k, s);
+          if (++s == kStages) {
+            s = 0;
+            parity ^= 1;
+          }
+        }
       }
-    };
-    const int64_t ahead = min(end, begin + kStages);
-    for (int64_t u = begin; u < ahead; ++u) fetch_weights(u, static_cast<int>(u - begin));
-    hopper::wait_for_dependencies();  // the tokens come from the kernel before
-    for (int64_t u = begin; u < ahead; ++u) fetch_tokens(u, static_cast<int>(u - begin));
-    int s = 0;
-    uint32_t parity = 0;
-    for (int64_t u = ahead; u < end; ++u) {
-      hopper::wait(&empty[s], parity);
-      fetch_weights(u, s);
-      fetch_tokens(u, s);
-      if (++s == kStages) {
-        s = 0;
-        parity ^= 1;
-      }
+    }
+    __syncwarp();
+    if (size > 1) {
+      hopper::cluster_wait();
+      hopper::cluster_arrive();
+      hopper::cluster_wait();
     }
     return;
   }
 
-  hopper::wait_for_dependencies();  // before anything is written
   const int warp = static_cast<int>(threadIdx.x / 32);
+  const bool speaker = threadIdx.x % 32 == 0;
+  const int my_first = rank * share;
+  const int my_last = min(my_first + share, L::kPairs);
   const uint8_t* my_rows = ring + warp / 4 * 64 * kBoxBytes;
+  hopper::wait_for_dependencies();  // before anything is written
+  if (size > 1) hopper::cluster_wait();
   int s = 0;
   uint32_t parity = 0;
-  for (int64_t u = begin; u < end;) {
-    const int64_t tile = u / args.k_blocks;
-    const int64_t first_unit = tile * args.k_blocks;
-    const int64_t stop = min(end, first_unit + args.k_blocks);
-    const bool whole = u == first_unit && stop == first_unit + args.k_blocks;
+  uint32_t round = 0;
+  for (int tile = cluster; tile < args.tiles; tile += clusters, ++round) {
     float sum[kValues] = {};
     float part[kValues] = {};  // fp8: tensor cores add with few bits, so their sums stay short
-    for (int accumulate = 0; u < stop; ++u) {
+    int accumulate = 0;
+    for (int k = k_begin; k < k_end; ++k) {
       hopper::wait(&full[s], parity);
       auto& d = F == WeightFormat::kFp8 ? part : sum;
       if (F == WeightFormat::kFp8) accumulate = 0;
+      const uint64_t a = hopper::tile_descriptor(my_rows + s * L::kWeightBytes);
+      const uint64_t x = hopper::tile_descriptor(tokens + s * L::kTokenBytes);
       hopper::begin_multiply();
 #pragma unroll
-      for (int b = 0; b < kBoxes; ++b) {
-        const uint64_t a = hopper::tile_descriptor(my_rows + (s * kBoxes + b) * L::kWeightBytes);
-        const uint64_t x = hopper::tile_descriptor(tokens + (s * kBoxes + b) * L::kTokenBytes);
-#pragma unroll
-        for (int step = 0; step < 4; ++step) {
-          hopper::Wgmma<F, kTokens>::run(d, a + step * hopper::kNextStep,
-                                         x + step * hopper::kNextStep, accumulate);
-          accumulate = 1;
-        }
+      for (int step = 0; step < 4; ++step) {
+        hopper::Wgmma<F, kTokens>::run(d, a + step * hopper::kNextStep,
+                                       x + step * hopper::kNextStep, accumulate);
+        accumulate = 1;
       }
       hopper::commit_multiply();
       hopper::finish_multiply(d);
-      if (threadIdx.x % 32 == 0) hopper::arrive(&empty[s]);
+      if (speaker) hopper::arrive(&empty[s]);
       if (++s == kStages) {
         s = 0;
         parity ^= 1;
@@ -241,24 +212,70 @@ __global__ __launch_bounds__(
         for (int i = 0; i < kValues; ++i) sum[i] += part[i];
       }
     }
-    if (whole ||
-        combine<kTokens, kMultiplying>(sum, args, tile, first_unit, blockIdx.x, &last_flag)) {
-      const auto row = static_cast<int32_t>(tile % args.row_tiles) * kRowTile + warp * 16;
-      const auto token = static_cast<int32_t>(tile / args.row_tiles) * kTokens;
-      store<kTokens>(static_cast<Out*>(args.out) + int64_t{token} * args.rows, sum, row, args.rows,
-                     args.n_tokens - token);
+
+    const int row = tile % args.row_tiles * kRowTile + warp * 16;
+    const int token = tile / args.row_tiles * kTokens;
+    const Target target = {int64_t{token} * args.rows + row, args.rows, args.rows - row,
+                           args.n_tokens - token};
+    auto* out = static_cast<Out*>(args.out);
+    if (size == 1) {
+#pragma unroll
+      for (int p = 0; p < L::kPairs; ++p) {
+        store_pair(out, {sum[2 * p], sum[2 * p + 1]}, p, target);
+      }
+      continue;
     }
+    // Every rank adds up its share of the pairs, in the order of the input dimension.
+    if (threadIdx.x == 0 && rank < owners) {
+      hopper::arrive_expecting(
+          &received, static_cast<uint32_t>((size - 1) * (my_last - my_first) * L::kMultiplying) *
+                         uint32_t{sizeof(float2)});
+    }
+    if (round > 0) hopper::wait_cluster(&ready, (round - 1) & 1);
+#pragma unroll
+    for (int p = 0; p < L::kPairs; ++p) {
+      const int owner = p / share;
+      if (owner == rank) continue;
+      hopper::store_remote(sent + (rank * share + p % share) * L::kMultiplying + threadIdx.x,
+                           {sum[2 * p], sum[2 * p + 1]}, &received, static_cast<uint32_t>(owner));
+    }
+    if (rank >= owners) continue;
+    hopper::wait_cluster(&received, round & 1);
+#pragma unroll
+    for (int p = 0; p < L::kPairs; ++p) {
+      if (p < my_first || p >= my_last) continue;
+      float2 total = {0.0F, 0.0F};
+      for (int from = 0; from < size; ++from) {
+        const float2 v = from == rank
+                             ? float2{sum[2 * p], sum[2 * p + 1]}
+                             : sent[(from * share + p % share) * L::kMultiplying + threadIdx.x];
+        total.x += v.x;
+        total.y += v.y;
+      }
+      store_pair(out, total, p, target);
+    }
+    __syncwarp();
+    if (speaker && tile + clusters < args.tiles) {
+      for (int other = 0; other < size; ++other) {
+        if (other != rank) hopper::arrive_remote(&ready, static_cast<uint32_t>(other));
+      }
+    }
+  }
+  if (size > 1) {  // nobody leaves while others may still write to its memory
+    hopper::cluster_arrive();
+    hopper::cluster_wait();
   }
 }
 
-template <WeightFormat F, int kTokens, int kRowTile, int kBoxes, int kStages,
-          class Out = __nv_bfloat16>
+template <WeightFormat F, int kTokens, int kRowTile, int kStages, class Out = __nv_bfloat16>
 StreamKernel entry() {
-  using L = Layout<F, kTokens, kRowTile, kBoxes, kStages>;
-  return {{kTokens, kRowTile, kBoxes, kStages},
+  using L = Layout<F, kTokens, kRowTile, kStages>;
+  return {kTokens,
+          kRowTile,
+          kStages,
           F,
           std::is_same_v<Out, float>,
-          reinterpret_cast<const void*>(&multiply<F, kTokens, kRowTile, kBoxes, kStages, Out>),
+          reinterpret_cast<const void*>(&multiply<F, kTokens, kRowTile, kStages, Out>),
           L::kThreads,
           L::kSharedBytes};
 }

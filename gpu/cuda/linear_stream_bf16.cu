@@ -6,13 +6,13 @@ std::span<const StreamKernel> stream_kernels_bf16() {
   using stream::entry;
   constexpr WeightFormat kFormat = WeightFormat::kBf16;
   static const StreamKernel kernels[] = {
-      entry<kFormat, 8, 128, 1, 5>(),         entry<kFormat, 16, 128, 1, 5>(),
-      entry<kFormat, 16, 64, 2, 5>(),         entry<kFormat, 16, 128, 1, 12>(),
-      entry<kFormat, 16, 256, 1, 6>(),        entry<kFormat, 32, 128, 1, 5>(),
-      entry<kFormat, 64, 128, 1, 4>(),        entry<kFormat, 64, 256, 1, 5>(),
-      entry<kFormat, 128, 128, 1, 6>(),       entry<kFormat, 128, 256, 1, 4>(),
-      entry<kFormat, 8, 128, 1, 5, float>(),  entry<kFormat, 16, 128, 1, 5, float>(),
-      entry<kFormat, 32, 128, 1, 5, float>(), entry<kFormat, 64, 128, 1, 4, float>(),
+      entry<kFormat, 8, 64, 9>(),          entry<kFormat, 16, 64, 9>(),
+      entry<kFormat, 16, 64, 8>(),         entry<kFormat, 16, 64, 18>(),
+      entry<kFormat, 16, 128, 5>(),        entry<kFormat, 32, 64, 7>(),
+      entry<kFormat, 32, 128, 4>(),        entry<kFormat, 64, 128, 7>(),
+      entry<kFormat, 64, 64, 5>(),         entry<kFormat, 8, 64, 9, float>(),
+      entry<kFormat, 16, 64, 9, float>(),  entry<kFormat, 32, 64, 7, float>(),
+      entry<kFormat, 64, 128, 7, float>(),
   };
   return kernels;
 }

@@ -152,7 +152,7 @@ void write_tune_table(const std::string& path, const TuneKey& key, const TuneTab
     line["us"] = tuned.us;
     if (const auto* v = std::get_if<StreamVariant>(&tuned.kernel)) {
       line["kernel"] = "stream";
-      line["variant"] = {v->tokens, v->row_tile, v->boxes, v->stages};
+      line["variant"] = {v->tokens, v->row_tile, v->stages, v->cluster};
     } else {
       line["kernel"] = "cublaslt";
       line["algorithm"] = to_hex(std::get<cublasLtMatmulAlgo_t>(tuned.kernel));

@@ -15,6 +15,8 @@
 
 namespace troupe::cuda {
 
+struct WeightsPlan;
+
 /// One layer's share of a rank, on the device. What the model does not have is null.
 struct LayerWeights {
   const __nv_bfloat16* input_norm = nullptr;  // [hidden]
@@ -61,8 +63,8 @@ class Weights {
   [[nodiscard]] size_t bytes() const { return memory_.bytes(); }
 
  private:
-  class Plan;
   Weights() = default;
+  static std::unique_ptr<Weights> lay_out(const WeightsPlan& plan, DeviceBuffer<std::byte> memory);
 
   DeviceBuffer<std::byte> memory_;
   std::vector<LayerWeights> layers_;
@@ -70,5 +72,8 @@ class Weights {
   const __nv_bfloat16* final_norm_ = nullptr;
   Weight head_;
 };
+
+/// The format that the checkpoint's own matrices come in: fp8 for e4m3 checkpoints, else bf16.
+WeightFormat stored_format(const Checkpoint& checkpoint);
 
 }  // namespace troupe::cuda

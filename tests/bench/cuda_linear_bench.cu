@@ -1,8 +1,10 @@
 // Times the matrix multiplies of a rank on the GPU: JSON lines, one a (shape, format, tokens,
 // kernel). Chains of multiplies in a CUDA graph over copies of the weights that together exceed the
 // L2 cache, random data, median of replays.
-//   cuda_linear_bench ops [8b|70b|head|tp] [tokens,tokens,...]   every kernel by itself
-//   cuda_linear_bench layer [tokens,tokens,...]   the four multiplies of a layer of Llama-3-8B with
+//   cuda_linear_bench ops [8b|70b|head|tp] [tokens,...] [plans]   every kernel by itself, the own
+//   ones
+//                                                         in that many of the evenest cuts
+//   cuda_linear_bench layer [tokens,...]   the four multiplies of a layer of Llama-3-8B with
 //                                                 a small kernel after each
 #include "gpu/cuda/device.h"
 #include "gpu/cuda/graph_timer.h"
@@ -70,9 +72,10 @@ struct Bench {
   std::span<std::byte> space() { return {workspace.data(), workspace.size()}; }
 };
 
-std::string name_of(const StreamVariant& v) {
-  return "stream-" + std::to_string(v.tokens) + "x" + std::to_string(v.row_tile) + "b" +
-         std::to_string(v.boxes) + "s" + std::to_string(v.stages);
+std::string name_of(const StreamPlan& plan) {
+  const StreamVariant v = variant_of(plan);
+  return "stream-" + std::to_string(v.tokens) + "x" + std::to_string(v.row_tile) + "s" +
+         std::to_string(v.stages) + "c" + std::to_string(v.cluster);
 }
 
 void print(const char* shape, const GemmShape& s, const std::string& kernel, double us) {
@@ -87,7 +90,8 @@ void print(const char* shape, const GemmShape& s, const std::string& kernel, dou
   std::fflush(stdout);
 }
 
-void bench_ops(Bench& b, const std::vector<NamedShape>& shapes, const std::vector<int>& tokens) {
+void bench_ops(Bench& b, const std::vector<NamedShape>& shapes, const std::vector<int>& tokens,
+               int most) {
   for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
     for (const NamedShape& named : shapes) {
       if (named.f32_out && format == WeightFormat::kFp8) continue;
@@ -110,49 +114,69 @@ void bench_ops(Bench& b, const std::vector<NamedShape>& shapes, const std::vecto
           best = std::min(best, us);
         }
         if (!plans.empty()) print(named.name, s, "cublaslt-best", best);
-        for (const StreamKernel* k : b.stream.candidates(s, kWorkspace)) {
-          if (k->variant.tokens < m || k->variant.tokens > std::max(16, 2 * m)) continue;
+        int tried = 0;
+        for (const StreamPlan& plan : b.stream.plans(s)) {
+          const int width = plan.kernel->tokens;
+          if (width < m || (width > 16 && width >= 2 * m)) continue;
           const double us = time_in_graph(
-              [&](int32_t i, cudaStream_t st) { b.stream.run(*k, s, call(i), b.space(), st); },
-              launches);
-          print(named.name, s, name_of(k->variant), us);
+              [&](int32_t i, cudaStream_t st) { b.stream.run(plan, s, call(i), st); }, launches);
+          print(named.name, s, name_of(plan), us);
+          if (++tried == most) break;
         }
       }
     }
   }
 }
 
+/// One layer of Llama-3-8B: `multiply` four times with a small kernel after each.
+double time_layer(
+    Bench& b, WeightFormat format, int m,
+    const std::function<void(const GemmShape&, const GemmCall&, cudaStream_t)>& multiply) {
+  int64_t offset = 0;
+  const auto layer = [&](int32_t, cudaStream_t st) {
+    for (const NamedShape& named : k8b) {
+      const GemmShape s = {named.rows, named.cols, m, format, false};
+      const int64_t bytes = s.rows * s.cols * element_bytes(s.format);
+      if (offset + bytes > static_cast<int64_t>(kWeightBytes)) offset = 0;
+      multiply(s, {b.out.data(), b.weights.data() + offset, b.tokens.data()}, st);
+      offset += bytes;
+      quantize_rows(b.codes.data(), b.scales.data(),
+                    reinterpret_cast<const __nv_bfloat16*>(b.out.data()), m, 4096, st);
+    }
+  };
+  return time_in_graph(layer, 12);
+}
+
 void bench_layer(Bench& b, const std::vector<int>& tokens) {
   for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+    int64_t bytes = 0;
+    for (const NamedShape& n : k8b) bytes += n.rows * n.cols * element_bytes(format);
+    const auto report = [&](int m, const std::string& kernel, double us) {
+      std::printf(
+          "{\"layer\":\"8b\",\"format\":\"%s\",\"tokens\":%d,\"kernel\":\"%s\",\"us\":%.2f,"
+          "\"TB/s\":%.2f}\n",
+          format == WeightFormat::kFp8 ? "fp8" : "bf16", m, kernel.c_str(), us,
+          static_cast<double>(bytes) / us * 1e-6);
+      std::fflush(stdout);
+    };
     for (const int m : tokens) {
-      for (const bool own : {false, true}) {
-        int64_t offset = 0;
-        const auto layer = [&](int32_t, cudaStream_t st) {
-          for (const NamedShape& named : k8b) {
-            const GemmShape s = {named.rows, named.cols, m, format, false};
-            const int64_t bytes = s.rows * s.cols * element_bytes(format);
-            if (offset + bytes > static_cast<int64_t>(kWeightBytes)) offset = 0;
-            const GemmCall call = {b.out.data(), b.weights.data() + offset, b.tokens.data()};
-            offset += bytes;
-            const StreamKernel* k = own ? b.stream.usual(s, kWorkspace) : nullptr;
-            if (k != nullptr) {
-              b.stream.run(*k, s, call, b.space(), st);
-            } else {
-              b.lt.run(b.lt.plans(s, kWorkspace, 1).front(), call, b.space(), st);
-            }
-            quantize_rows(b.codes.data(), b.scales.data(),
-                          reinterpret_cast<const __nv_bfloat16*>(b.out.data()), m, 4096, st);
+      report(m, "cublaslt-first",
+             time_layer(b, format, m, [&](const GemmShape& s, const GemmCall& c, cudaStream_t st) {
+               b.lt.run(b.lt.plans(s, kWorkspace, 1).front(), c, b.space(), st);
+             }));
+      const auto kernels =
+          format == WeightFormat::kFp8 ? stream_kernels_fp8() : stream_kernels_bf16();
+      for (const StreamKernel& k : kernels) {
+        if (k.f32_out || k.tokens < m || (k.tokens > 16 && k.tokens >= 2 * m)) continue;
+        const auto multiply = [&](const GemmShape& s, const GemmCall& c, cudaStream_t st) {
+          for (const StreamPlan& plan : b.stream.plans(s)) {
+            if (plan.kernel == &k) return b.stream.run(plan, s, c, st);
           }
         };
-        const double us = time_in_graph(layer, 12);
-        int64_t bytes = 0;
-        for (const NamedShape& n : k8b) bytes += n.rows * n.cols * element_bytes(format);
-        std::printf(
-            "{\"layer\":\"8b\",\"format\":\"%s\",\"tokens\":%d,\"kernel\":\"%s\",\"us\":%.2f,"
-            "\"TB/s\":%.2f}\n",
-            format == WeightFormat::kFp8 ? "fp8" : "bf16", m, own ? "stream" : "cublaslt", us,
-            static_cast<double>(bytes) / us * 1e-6);
-        std::fflush(stdout);
+        report(m,
+               "stream-" + std::to_string(k.tokens) + "x" + std::to_string(k.row_tile) + "s" +
+                   std::to_string(k.stages),
+               time_layer(b, format, m, multiply));
       }
     }
   }
@@ -176,6 +200,12 @@ int main(int argc, char** argv) {
   }
   const std::string set = argc > 2 ? argv[2] : "8b";
   const std::vector<int> tokens = parse_tokens(argc > 3 ? argv[3] : "1,16,64");
-  bench_ops(bench, set == "70b" ? k70b : set == "head" ? kHead : set == "tp" ? kTp : k8b, tokens);
+  const int most = argc > 4 ? std::stoi(argv[4]) : 8;
+  bench_ops(bench,
+            set == "70b"    ? k70b
+            : set == "head" ? kHead
+            : set == "tp"   ? kTp
+                            : k8b,
+            tokens, most);
   return 0;
 }

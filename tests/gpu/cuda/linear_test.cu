@@ -1,5 +1,4 @@
 #include "gpu/cuda/linear.h"
-#include "gpu/cuda/linear_lt.h"
 #include "gpu/cuda/linear_stream.h"
 #include "gpu/cuda/quantize.h"
 #include "tests/support/cuda_device.h"
@@ -24,7 +23,6 @@ using test::download;
 
 constexpr double kBf16Tolerance = 4e-3;
 constexpr double kFp8Tolerance = 5e-3;
-constexpr size_t kWorkspace = size_t{64} << 20;
 const std::vector<int32_t> kTokens = {1,  2,  3,  4,  5,  8,   15,  16,  17,  31,
                                       32, 33, 63, 64, 65, 128, 200, 256, 512, 2048};
 
@@ -214,20 +212,19 @@ TEST_F(LinearTest, EmptySharesGiveZerosOrNothing) {
 TEST_F(LinearTest, EveryStreamKernelMatchesTheOracle) {
   StreamGemm gemm;
   if (!gemm.available()) GTEST_SKIP() << "needs compute capability 9.0";
-  DeviceBuffer<std::byte> workspace(kWorkspace);
   for (const bool f32_out : {false, true}) {
     for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
       if (f32_out && format == WeightFormat::kFp8) continue;
       for (const Layer& layer : kLayers) {
         for (const int32_t m : {1, 5, 8, 16, 17, 33, 64, 65, 128, 200}) {
           Problem p(layer.rows, layer.cols, m, format, f32_out);
-          for (const StreamKernel* k : gemm.candidates(p.shape, kWorkspace)) {
-            TROUPE_CUDA(cudaMemset(workspace.data(), 0xff, 1 << 20));
+          for (const StreamPlan& plan : gemm.plans(p.shape)) {
             p.poison();
-            gemm.run(*k, p.shape, p.call(), {workspace.data(), workspace.size()}, nullptr);
+            gemm.run(plan, p.shape, p.call(), nullptr);
+            const StreamVariant v = variant_of(plan);
             EXPECT_LE(p.error(), f32_out ? 1e-5 : p.tolerance())
-                << p.name() << " by " << k->variant.tokens << "x" << k->variant.row_tile << "b"
-                << k->variant.boxes << "s" << k->variant.stages;
+                << p.name() << " by " << v.tokens << "x" << v.row_tile << " s" << v.stages << " c"
+                << v.cluster;
           }
         }
       }
