@@ -111,7 +111,7 @@ class Bench {
       const auto n = static_cast<size_t>(context - 1);
       plan.opened.push_back({row, context, sampling(row), take(n), std::vector<int32_t>(n, 7)});
       plan.work.push_back({row, 1, false, true});
-      plan.tokens.push_back(1000 + row * 31);
+      plan.tokens.push_back((1000 + row * 31) % config_.vocab);
       plan.slots.push_back(take(1)[0]);
     }
     std::vector<StepPlan> plans = {std::move(plan)};
