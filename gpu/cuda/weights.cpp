@@ -62,6 +62,18 @@ void fill_matrix(const Placement& p, std::byte* memory, DeviceBuffer<__nv_bfloat
   }
 }
 
+/// The kernels read e4m3 rows in pieces of 16 bytes.
+Status check_widths(const WeightsPlan& plan) {
+  constexpr int64_t kPiece = 16;
+  for (const Placement& p : plan.matrices) {
+    if (p.format == WeightFormat::kBf16 || p.cols % kPiece == 0) continue;
+    return fail(ErrorCode::kBadModel, "fp8 weights need widths that are multiples of 16, but " +
+                                          p.slices.front().name + " has " + std::to_string(p.cols) +
+                                          " columns on this rank: use bf16 weights.");
+  }
+  return ok_status();
+}
+
 }  // namespace
 
 WeightFormat stored_format(const Checkpoint& checkpoint) {
@@ -115,6 +127,7 @@ Result<std::unique_ptr<Weights>> Weights::load(const Checkpoint& checkpoint, con
                                                int32_t n_threads) {
   const bool o_bias = first_rank && checkpoint.find("layers.0.self_attn.o_proj.bias") != nullptr;
   const WeightsPlan plan(checkpoint.config(), shard, format, o_bias);
+  if (Status status = check_widths(plan); !status) return status.error();
   Result<DeviceBuffer<std::byte>> memory = allocate(plan.bytes);
   if (!memory) return memory.error();
   const Status status = load_weights(checkpoint, plan, memory->data(), n_threads);
@@ -125,6 +138,7 @@ Result<std::unique_ptr<Weights>> Weights::load(const Checkpoint& checkpoint, con
 Result<std::unique_ptr<Weights>> Weights::random(const ModelConfig& config, const Shard& shard,
                                                  WeightFormat format, uint64_t seed) {
   const WeightsPlan plan(config, shard, format, false);
+  if (Status status = check_widths(plan); !status) return status.error();
   Result<DeviceBuffer<std::byte>> memory = allocate(plan.bytes);
   if (!memory) return memory.error();
   for (const Placement& p : plan.vectors) {
