@@ -14,7 +14,6 @@ constexpr int kPlanThreads = 512;
 struct PlanParams {
   RowPlan* rows = nullptr;      // [n_rows]
   BlockPlan* blocks = nullptr;  // [n_blocks]
-  int32_t* units_per_block = nullptr;
   const int32_t* row = nullptr;
   const int32_t* context = nullptr;
   int32_t n_rows = 0;
@@ -75,10 +74,10 @@ __global__ void __launch_bounds__(kPlanThreads) plan_kernel(const PlanParams p) 
     total += sum;
   }
   const int per_block = max(div_up(total, p.n_blocks), 1);
-  if (t == 0) *p.units_per_block = per_block;
   __syncthreads();  // the rows are written
   for (int b = t; b < p.n_blocks; b += kPlanThreads) {
     BlockPlan block;
+    block.units_per_block = per_block;
     const int begin = b * per_block;
     if (begin < total) {
       int low = 0;  // the last row with unit_base <= begin: it has units, padding after it has not
@@ -88,8 +87,9 @@ __global__ void __launch_bounds__(kPlanThreads) plan_kernel(const PlanParams p) 
         (p.rows[middle].unit_base <= begin ? low : high) = middle;
       }
       block.row = low;
-      block.head = (begin - p.rows[low].unit_base) / p.rows[low].n_units;
-      block.unit = (begin - p.rows[low].unit_base) % p.rows[low].n_units;
+      block.first_row = p.rows[low];
+      block.head = (begin - block.first_row.unit_base) / block.first_row.n_units;
+      block.unit = (begin - block.first_row.unit_base) % block.first_row.n_units;
       block.n_units = min(per_block, total - begin);
     }
     p.blocks[b] = block;
@@ -104,12 +104,12 @@ int32_t count_blocks() {
   return 2 * multiprocessors;
 }
 
-/// Launches so that the kernel's prologue may overlap the end of the one before it.
+/// With `overlap` the kernel's prologue may run beside the end of the launch before it.
 void launch(const void* function, int32_t blocks, int32_t threads, size_t shared_bytes,
-            void* params, cudaStream_t stream) {
+            void* params, bool overlap, cudaStream_t stream) {
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  attribute.val.programmaticStreamSerializationAllowed = overlap ? 1 : 0;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(static_cast<unsigned>(threads));
@@ -130,9 +130,9 @@ struct DecodeAttention::Impl {
   Options options;
   decode::Kernel kernel;
   int32_t n_blocks = 0;
+  bool fresh_plan = true;  // the next run() reads it first: no overlap with the plan kernel
   DeviceBuffer<decode::RowPlan> rows;
   DeviceBuffer<decode::BlockPlan> blocks;
-  DeviceBuffer<int32_t> units_per_block;
   DeviceBuffer<float> partial;
   DeviceBuffer<float2> partial_max_sum;
   DeviceBuffer<uint32_t> tickets;
@@ -159,7 +159,6 @@ DecodeAttention::DecodeAttention(const AttentionShape& shape, KvFormat format,
       options.batch_invariant ? pairs * decode::kMaxUnits : 2 * static_cast<size_t>(d.n_blocks);
   d.rows = DeviceBuffer<decode::RowPlan>(max_rows);
   d.blocks = DeviceBuffer<decode::BlockPlan>(static_cast<size_t>(d.n_blocks));
-  d.units_per_block = DeviceBuffer<int32_t>(1);
   d.partial_max_sum = DeviceBuffer<float2>(partials * static_cast<size_t>(group));
   d.partial = DeviceBuffer<float>(partials * static_cast<size_t>(group * shape.head_dim));
   d.tickets = DeviceBuffer<uint32_t>(pairs);
@@ -174,7 +173,6 @@ void DecodeAttention::plan(const DecodeBatch& batch, cudaStream_t stream, int32_
   decode::PlanParams p;
   p.rows = d.rows.data();
   p.blocks = d.blocks.data();
-  p.units_per_block = d.units_per_block.data();
   p.row = batch.row;
   p.context = batch.context;
   p.n_rows = batch.n_rows;
@@ -184,13 +182,14 @@ void DecodeAttention::plan(const DecodeBatch& batch, cudaStream_t stream, int32_
   p.window = window;
   p.batch_invariant = d.options.batch_invariant;
   decode::launch(reinterpret_cast<const void*>(&decode::plan_kernel), 1, decode::kPlanThreads, 0,
-                 &p, stream);
+                 &p, true, stream);
+  impl_->fresh_plan = true;
 }
 
 void DecodeAttention::run(__nv_bfloat16* out, const __nv_bfloat16* q, const KvLayer& kv,
                           const DecodeBatch& batch, float scale, int32_t window,
                           cudaStream_t stream) {
-  const Impl& d = *impl_;
+  Impl& d = *impl_;
   TROUPE_CHECK(kv.format == d.format);
   if (batch.n_rows == 0) return;
   const bool fp8 = d.format == KvFormat::kFp8;
@@ -200,7 +199,6 @@ void DecodeAttention::run(__nv_bfloat16* out, const __nv_bfloat16* q, const KvLa
   p.kv = kv.data;
   p.rows = d.rows.data();
   p.blocks = d.blocks.data();
-  p.units_per_block = d.units_per_block.data();
   p.partial = d.partial.data();
   p.partial_max_sum = d.partial_max_sum.data();
   p.tickets = d.tickets.data();
@@ -214,13 +212,14 @@ void DecodeAttention::run(__nv_bfloat16* out, const __nv_bfloat16* q, const KvLa
   p.out_scale = fp8 ? kv.v_scale : 1.0F;
   p.batch_invariant = d.options.batch_invariant;
   decode::launch(d.kernel.function, d.n_blocks, decode::kThreads, d.kernel.shared_bytes, &p,
-                 stream);
+                 !d.fresh_plan, stream);
+  d.fresh_plan = false;
 }
 
 size_t DecodeAttention::workspace_bytes() const {
   const Impl& d = *impl_;
-  return d.rows.bytes() + d.blocks.bytes() + d.units_per_block.bytes() + d.partial.bytes() +
-         d.partial_max_sum.bytes() + d.tickets.bytes();
+  return d.rows.bytes() + d.blocks.bytes() + d.partial.bytes() + d.partial_max_sum.bytes() +
+         d.tickets.bytes();
 }
 
 }  // namespace troupe::cuda

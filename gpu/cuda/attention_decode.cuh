@@ -36,24 +36,26 @@ struct RowPlan {
   int32_t unused = 0;
 };
 
-/// Where a block starts and how many units it takes.
+/// Where a block starts and how many units it takes; all that it needs before its first load.
 struct BlockPlan {
   int32_t row = 0;
   int32_t head = 0;
   int32_t unit = 0;
   int32_t n_units = 0;
+  int32_t units_per_block = 0;  // of all blocks but the last
+  int32_t unused[3] = {};
+  RowPlan first_row;  // rows[row]
 };
 
 struct Params {
   __nv_bfloat16* out = nullptr;
   const __nv_bfloat16* q = nullptr;
   const void* kv = nullptr;
-  const RowPlan* rows = nullptr;             // [max_rows]
-  const BlockPlan* blocks = nullptr;         // [grid]
-  const int32_t* units_per_block = nullptr;  // [1]
-  float* partial = nullptr;                  // [partials][group][head_dim], not normalised
-  float2* partial_max_sum = nullptr;         // [partials][group]
-  uint32_t* tickets = nullptr;               // [max_rows][n_kv_heads], 0 between launches
+  const RowPlan* rows = nullptr;      // [max_rows]
+  const BlockPlan* blocks = nullptr;  // [grid]
+  float* partial = nullptr;           // [partials][group][head_dim], not normalised
+  float2* partial_max_sum = nullptr;  // [partials][group]
+  uint32_t* tickets = nullptr;        // [max_rows][n_kv_heads], 0 between launches
   const int32_t* slots = nullptr;
   int64_t slots_stride = 0;
   int32_t n_heads = 0;

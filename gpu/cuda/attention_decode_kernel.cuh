@@ -36,7 +36,7 @@ struct Walk {
 
   __device__ Walk(const Params& params, const BlockPlan& block)
       : p(params), row(block.row), head(block.head), unit(block.unit), left(block.n_units) {
-    if (left > 0) plan = p.rows[row];
+    plan = block.first_row;
     enter();
   }
   [[nodiscard]] __device__ bool done() const { return left <= 0; }
@@ -324,11 +324,10 @@ struct Decode {
     }
   };
   /// A block leaves at most two segments unfinished, its first and its last: partials 2 b, 2 b + 1.
-  [[nodiscard]] __device__ Split split(const Walk& w) const {
+  [[nodiscard]] __device__ Split split(const Walk& w, int32_t per_block) const {
     const int32_t begin = w.plan.unit_base + w.head * w.plan.n_units;
     const int32_t here = begin + w.unit;
     if (p.batch_invariant) return {w.plan.n_units, here, 0, begin, true};
-    const int32_t per_block = *p.units_per_block;
     const auto block = static_cast<int32_t>(blockIdx.x);
     const int32_t first = begin / per_block;
     const int32_t last = (begin + w.plan.n_units - 1) / per_block;
@@ -342,8 +341,8 @@ struct Decode {
     return (w * 8 + h) * kHeadDim + (d ^ (((h >> 1) & 3) * 8));
   }
 
-  __device__ void end_segment(const Walk& w) {
-    const Split part = split(w);
+  __device__ void end_segment(const Walk& w, int32_t units_per_block) {
+    const Split part = split(w, units_per_block);
     const int g = lane / 4;
     const int c = lane % 4;
     float* buffer = merge_buffer();
@@ -431,7 +430,7 @@ struct Decode {
 
   /// The partials in split order, whoever comes last.
   __device__ void merge(const Split& part, int64_t out_head) const {
-    constexpr int kBatch = 8;
+    constexpr int kBatch = 16;  // loads in flight
     for (int i = static_cast<int>(threadIdx.x); i < p.group * (kHeadDim / 4); i += kThreads) {
       const int h = i / (kHeadDim / 4);
       const int d = i % (kHeadDim / 4) * 4;
@@ -464,18 +463,29 @@ struct Decode {
     }
   }
 
+  /// The plan, the slots and all but the newest positions were there before the launch that
+  /// precedes this one, so their loads do not wait for it.
   __device__ void run() {
     const BlockPlan block = p.blocks[blockIdx.x];
     Walk ahead(p, block);
     Walk here(p, block);
-    if (here.done()) return;
     int32_t slot = load_slot(ahead);
     const auto start_next = [&](int stage) {
       start_copy(ahead, slot, stage);
       if (!ahead.done()) ahead.next_tile();
       slot = load_slot(ahead);
     };
-    for (int s = 0; s < kStages - 1; ++s) start_next(s);
+    bool waited = false;
+    for (int s = 0; s < kStages - 1; ++s) {
+      if (!waited && !ahead.done() && visible(ahead).first + kSlice >= ahead.plan.context) {
+        grid_dependency_wait();
+        waited = true;
+      }
+      start_next(s);
+    }
+    grid_dependency_wait();
+    grid_dependency_launch();
+    if (here.done()) return;
     begin_segment(here);
     int stage = 0;
     while (!here.done()) {
@@ -485,7 +495,7 @@ struct Decode {
       compute(here, stage);
       stage = stage + 1 == kStages ? 0 : stage + 1;
       const bool last = here.last_tile();
-      if (last) end_segment(here);
+      if (last) end_segment(here, block.units_per_block);
       here.next_tile();
       if (last && !here.done()) begin_segment(here);
     }
@@ -495,8 +505,6 @@ struct Decode {
 template <class Kv, int kHeadDim, int kHeadTiles>
 __global__ void __launch_bounds__(kThreads, 2) decode_kernel(const Params p) {
   extern __shared__ __align__(128) unsigned char shared[];
-  grid_dependency_wait();
-  grid_dependency_launch();
   Decode<Kv, kHeadDim, kHeadTiles>(p, shared).run();
 }
 
