@@ -1,5 +1,6 @@
 #include "gpu/base/check.h"
 #include "gpu/cuda/attention_decode.cuh"
+#include "gpu/cuda/attention_launch.h"
 #include "gpu/cuda/attention_ptx.cuh"
 #include "gpu/cuda/device.h"
 
@@ -104,23 +105,6 @@ int32_t count_blocks() {
   return 2 * multiprocessors;
 }
 
-/// With `overlap` the kernel's prologue may run beside the end of the launch before it.
-void launch(const void* function, int32_t blocks, int32_t threads, size_t shared_bytes,
-            void* params, bool overlap, cudaStream_t stream) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = overlap ? 1 : 0;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  void* arguments[] = {params};
-  TROUPE_CUDA(cudaLaunchKernelExC(&config, function, arguments));
-}
-
 }  // namespace
 }  // namespace decode
 
@@ -181,8 +165,8 @@ void DecodeAttention::plan(const DecodeBatch& batch, cudaStream_t stream, int32_
   p.tile = decode::tile_tokens(d.format, d.shape.head_dim);
   p.window = window;
   p.batch_invariant = d.options.batch_invariant;
-  decode::launch(reinterpret_cast<const void*>(&decode::plan_kernel), 1, decode::kPlanThreads, 0,
-                 &p, true, stream);
+  launch(reinterpret_cast<const void*>(&decode::plan_kernel), dim3(1), decode::kPlanThreads, 0, &p,
+         true, stream);
   impl_->fresh_plan = true;
 }
 
@@ -211,8 +195,8 @@ void DecodeAttention::run(__nv_bfloat16* out, const __nv_bfloat16* q, const KvLa
   p.score_scale = scale * (fp8 ? kv.k_scale : 1.0F) * std::numbers::log2e_v<float>;
   p.out_scale = fp8 ? kv.v_scale : 1.0F;
   p.batch_invariant = d.options.batch_invariant;
-  decode::launch(d.kernel.function, d.n_blocks, decode::kThreads, d.kernel.shared_bytes, &p,
-                 !d.fresh_plan, stream);
+  launch(d.kernel.function, dim3(static_cast<unsigned>(d.n_blocks)), decode::kThreads,
+         d.kernel.shared_bytes, &p, !d.fresh_plan, stream);
   d.fresh_plan = false;
 }
 

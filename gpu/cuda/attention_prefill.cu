@@ -1,4 +1,5 @@
 #include "gpu/base/check.h"
+#include "gpu/cuda/attention_launch.h"
 #include "gpu/cuda/attention_prefill.cuh"
 #include "gpu/cuda/device.h"
 
@@ -13,6 +14,8 @@ namespace prefill {
 namespace {
 
 constexpr int32_t kMinPieceTiles = 4;  // shorter pieces of a context are not worth their merge
+
+constexpr int32_t kMinTiles = 256;  // of the tile buffer: contexts of several chunks together
 
 int32_t div_up(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
@@ -165,8 +168,9 @@ PrefillAttention::PrefillAttention(const AttentionShape& shape, KvFormat format,
                                      items * (sizeof(prefill::Item) + sizeof(prefill::Split)));
   Impl& d = *impl_;
   d.n_blocks = n_blocks;
-  d.tile_capacity = prefill::div_up(max_context, prefill::kTile) +
-                    prefill::div_up(max_step_tokens, prefill::kTile);
+  d.tile_capacity =
+      std::max(prefill::kMinTiles, prefill::div_up(max_context, prefill::kTile) +
+                                       prefill::div_up(max_step_tokens, prefill::kTile));
   d.tiles = DeviceBuffer<unsigned char>(static_cast<size_t>(d.tile_capacity) * heads *
                                         prefill::tile_bytes(shape.head_dim));
   const size_t partial_rows = 2 * static_cast<size_t>(n_blocks) * prefill::kRows;
@@ -228,11 +232,9 @@ void PrefillAttention::run(__nv_bfloat16* out, const __nv_bfloat16* q, const KvL
     p.n_chunks = r.n_chunks;
     p.n_items = r.n_items;
     prefill::launch_gather(p, d.format, d.shape.head_dim, r.n_tiles, stream);
-    void* arguments[] = {&p};
     const int32_t blocks = std::min(d.n_blocks, r.n_items);
-    TROUPE_CUDA(cudaLaunchKernel(d.kernel.function, dim3(static_cast<unsigned>(blocks)),
-                                 dim3(prefill::kThreads), arguments, d.kernel.shared_bytes,
-                                 stream));
+    launch(d.kernel.function, dim3(static_cast<unsigned>(blocks)), prefill::kThreads,
+           d.kernel.shared_bytes, &p, true, stream);
     if (r.n_splits > 0) prefill::launch_merge(p, d.shape.head_dim, r.n_splits, stream);
   }
 }

@@ -61,10 +61,7 @@ __device__ void produce(const Params& p, uint32_t shared, const Barriers& barrie
   stage.parity = 1;  // the stages start empty
   for (int turn = 0;; ++turn) {
     const int i = item_of(turn);
-    if (i >= p.n_items) {
-      if (turn * static_cast<int>(gridDim.x) >= p.n_items) return;
-      continue;
-    }
+    if (i >= p.n_items) return;
     const Item item = p.items[i];
     const DeviceChunk chunk = p.chunks[item.chunk];
     const int begin = first_tile(p, chunk, item);
@@ -97,6 +94,9 @@ struct Consumer {
   int thread;  // 0..127
   uint32_t query;
 
+  static constexpr int kChunks = kHeadDim / 8;  // 16 bytes of a row
+  static constexpr int kQueryLoads = kWgRows * kChunks / 128;
+  uint4 fetched[kQueryLoads];
   float s[kTile / 2];     // [64 x kTile] scores, then weights
   float o[kHeadDim / 2];  // [64 x kHeadDim]
   uint32_t weights[kTile / 16][4];
@@ -118,6 +118,13 @@ struct Consumer {
     return query + static_cast<uint32_t>((chunk / 8) * (kWgRows * 128) + r * 128 +
                                          (((chunk % 8) ^ (r & 7)) * 16));
   }
+  /// The thread number as the compiler cannot see through it: what follows from it is computed
+  /// where it is used instead of being kept in registers through the main loop.
+  [[nodiscard]] __device__ int opaque_thread() const {
+    int t = thread;
+    asm volatile("" : "+r"(t));
+    return t;
+  }
   __device__ void group_sync() const { named_sync(1 + wg, 128); }
 
   /// Offset of row r of the item in q and out, or -1 past the chunk's last row.
@@ -130,19 +137,29 @@ struct Consumer {
            kHeadDim;
   }
 
-  __device__ void load_query(const DeviceChunk& c, const Item& item) const {
-    constexpr int kChunks = kHeadDim / 8;
-    group_sync();  // the last item's query and output are done with
+  /// The query of an item into registers, and from there into shared memory. Apart, so that the
+  /// loads pass behind the end of the item before.
+  __device__ void fetch_query(const DeviceChunk& c, const Item& item) {
+    const int from = opaque_thread();
 #pragma unroll
-    for (int i = 0; i < kWgRows * kChunks / 128; ++i) {
-      const int at = i * 128 + thread;
-      const int r = at / kChunks;
-      const int64_t offset = row_offset(c, item, r);
-      const uint4 x = offset < 0 ? uint4{0, 0, 0, 0}
-                                 : *reinterpret_cast<const uint4*>(p.q + offset + at % kChunks * 8);
-      asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(query_at(r, at % kChunks)),
-                   "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
-                   : "memory");
+    for (int i = 0; i < kQueryLoads; ++i) {
+      const int at = i * 128 + from;
+      const int64_t offset = row_offset(c, item, at / kChunks);
+      fetched[i] = offset < 0 ? uint4{0, 0, 0, 0}
+                              : *reinterpret_cast<const uint4*>(p.q + offset + at % kChunks * 8);
+    }
+  }
+  __device__ void put_query() const {
+    group_sync();  // the last item's query and output are done with
+    const int from = opaque_thread();
+#pragma unroll
+    for (int i = 0; i < kQueryLoads; ++i) {
+      const int at = i * 128 + from;
+      const uint4& x = fetched[i];
+      asm volatile(
+          "st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(query_at(at / kChunks, at % kChunks)),
+          "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+          : "memory");
     }
     fence_async_proxy();
     group_sync();
@@ -216,7 +233,8 @@ struct Consumer {
     }
   }
 
-  __device__ void attend(const DeviceChunk& c, const Item& item) {
+  template <class Last>
+  __device__ void attend(const DeviceChunk& c, const Item& item, const Last& at_last) {
     const int lane = thread % 32;
     const int row = item.row_begin + wg * kWgRows + thread / 32 * 16 + lane / 4;
     const int prefix = c.context - c.n_tokens;
@@ -228,7 +246,10 @@ struct Consumer {
     sum[0] = sum[1] = 0;
 #pragma unroll
     for (float& x : o) x = 0;
-    if (begin >= item.tile_end) return;
+    if (begin >= item.tile_end) {
+      at_last();
+      return;
+    }
 
     const auto softmax_of = [&](int t, float(&keep)[2]) {
       const int limit[2] = {position[0] - t * kTile, position[1] - t * kTile};
@@ -266,6 +287,7 @@ struct Consumer {
     }
     barrier_wait(barriers.full_v(v_stage.index), v_stage.parity);
     multiply_values();
+    at_last();
     wgmma_wait<0>(o);
     release(barriers.empty_v(v_stage.index));
     v_stage.next();
@@ -276,8 +298,9 @@ struct Consumer {
   __device__ void turn_end() const { named_arrive(3 + (1 - wg), 256); }
 
   __device__ void store(const DeviceChunk& c, const Item& item) {
-    const int lane = thread % 32;
-    const int warp_row = thread / 32 * 16;
+    const int from = opaque_thread();
+    const int lane = from % 32;
+    const int warp_row = from / 32 * 16;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       sum[j] += __shfl_xor_sync(~0U, sum[j], 1);
@@ -310,10 +333,9 @@ struct Consumer {
       stmatrix_x4(query_at(warp_row + lane % 16, i * 2 + lane / 16), r[0], r[1], r[2], r[3]);
     }
     group_sync();
-    constexpr int kChunks = kHeadDim / 8;
 #pragma unroll
-    for (int i = 0; i < kWgRows * kChunks / 128; ++i) {
-      const int at = i * 128 + thread;
+    for (int i = 0; i < kQueryLoads; ++i) {
+      const int at = i * 128 + from;
       const int64_t offset = row_offset(c, item, at / kChunks);
       uint4 x;
       asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -326,14 +348,22 @@ struct Consumer {
 
   __device__ void run() {
     if (wg == 1) turn_end();  // the first turn is warpgroup 0's
-    for (int turn = 0; turn * static_cast<int>(gridDim.x) < p.n_items; ++turn) {
-      const int i = item_of(turn);
-      if (i >= p.n_items) continue;
-      const Item item = p.items[i];
-      const DeviceChunk chunk = p.chunks[item.chunk];
-      load_query(chunk, item);
-      attend(chunk, item);
-      store(chunk, item);
+    Item item;
+    DeviceChunk chunk;
+    const auto fetch = [&](int turn) {  // of a turn that has an item for this block
+      if (item_of(turn) >= p.n_items) return false;
+      item = p.items[item_of(turn)];
+      chunk = p.chunks[item.chunk];
+      fetch_query(chunk, item);
+      return true;
+    };
+    bool more = fetch(0);
+    for (int turn = 1; more; ++turn) {
+      const Item this_item = item;
+      const DeviceChunk this_chunk = chunk;
+      put_query();
+      attend(this_chunk, this_item, [&] { more = fetch(turn); });
+      store(this_chunk, this_item);
     }
   }
 };

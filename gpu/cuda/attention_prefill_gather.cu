@@ -1,3 +1,4 @@
+#include "gpu/cuda/attention_launch.h"
 #include "gpu/cuda/attention_prefill.cuh"
 #include "gpu/cuda/attention_ptx.cuh"
 #include "gpu/cuda/device.h"
@@ -7,7 +8,8 @@ namespace troupe::cuda::prefill {
 namespace {
 
 constexpr int kGatherThreads = 256;
-constexpr int kMergeRows = 4;  // of one block, a warp each
+constexpr int kGatherTokens = 32;  // of one block
+constexpr int kMergeRows = 4;      // of one block, a warp each
 
 /// The 16 bytes of bf16 that chunk `chunk` (8 values) of a K or V row holds.
 __device__ __forceinline__ uint4 load_chunk(const __nv_bfloat16* row, int chunk) {
@@ -23,7 +25,8 @@ __device__ __forceinline__ uint4 load_chunk(const __nv_fp8_e4m3* row, int chunk)
           f16_to_bf16(e4m3_to_f16(x.y)), f16_to_bf16(e4m3_to_f16(x.y >> 16U))};
 }
 
-/// Block = (tile, KV head). Positions past the context become zeros: 0 * NaN would reach the sums.
+/// Block = (quarter of a tile, KV head). Positions past the context become zeros: 0 * NaN would
+/// reach the sums.
 template <class Kv, int kHeadDim>
 __global__ void __launch_bounds__(kGatherThreads) gather(const Params p) {
   constexpr int kChunks = 2 * kHeadDim / 8;  // of a slot's K | V
@@ -31,7 +34,8 @@ __global__ void __launch_bounds__(kGatherThreads) gather(const Params p) {
   grid_dependency_wait();
   grid_dependency_launch();
   const int head = static_cast<int>(blockIdx.y);
-  const int base = static_cast<int>(blockIdx.x) * p.n_kv_heads;
+  const int base = static_cast<int>(blockIdx.x) / (kTile / kGatherTokens) * p.n_kv_heads;
+  const int part = static_cast<int>(blockIdx.x) % (kTile / kGatherTokens) * kGatherTokens;
   int low = 0;  // the last chunk with tile_base <= base
   int high = p.n_chunks;
   while (high - low > 1) {
@@ -48,11 +52,11 @@ __global__ void __launch_bounds__(kGatherThreads) gather(const Params p) {
   unsigned char* tile = p.tiles + (static_cast<int64_t>(c.tile_base) +
                                    static_cast<int64_t>(head) * c.n_tiles + tile_index) *
                                       (2 * kMatrixBytes);
-  constexpr int kTurns = kTile * kChunks / kGatherThreads;
-#pragma unroll 8
+  constexpr int kTurns = kGatherTokens * kChunks / kGatherThreads;
+#pragma unroll
   for (int i = 0; i < kTurns; ++i) {
     const int at = i * kGatherThreads + static_cast<int>(threadIdx.x);
-    const int t = at / kChunks;
+    const int t = part + at / kChunks;
     const int chunk = at % kChunks;
     uint4 x = {0, 0, 0, 0};
     if (first + t < c.context)
@@ -107,28 +111,20 @@ __global__ void __launch_bounds__(kMergeRows * 32) merge(const Params p) {
 
 void launch_gather(const Params& p, KvFormat format, int32_t head_dim, int32_t n_tiles,
                    cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(n_tiles), static_cast<unsigned>(p.n_kv_heads));
-  if (format == KvFormat::kBf16) {
-    if (head_dim == 128)
-      gather<__nv_bfloat16, 128><<<grid, kGatherThreads, 0, stream>>>(p);
-    else
-      gather<__nv_bfloat16, 64><<<grid, kGatherThreads, 0, stream>>>(p);
-  } else {
-    if (head_dim == 128)
-      gather<__nv_fp8_e4m3, 128><<<grid, kGatherThreads, 0, stream>>>(p);
-    else
-      gather<__nv_fp8_e4m3, 64><<<grid, kGatherThreads, 0, stream>>>(p);
-  }
-  TROUPE_CUDA(cudaGetLastError());
+  const dim3 grid(static_cast<unsigned>(n_tiles * (kTile / kGatherTokens)),
+                  static_cast<unsigned>(p.n_kv_heads));
+  void (*kernel)(Params) = nullptr;
+  if (format == KvFormat::kBf16)
+    kernel = head_dim == 128 ? &gather<__nv_bfloat16, 128> : &gather<__nv_bfloat16, 64>;
+  else
+    kernel = head_dim == 128 ? &gather<__nv_fp8_e4m3, 128> : &gather<__nv_fp8_e4m3, 64>;
+  launch(reinterpret_cast<const void*>(kernel), grid, kGatherThreads, 0, &p, true, stream);
 }
 
 void launch_merge(const Params& p, int32_t head_dim, int32_t n_splits, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(n_splits), kRows / kMergeRows);
-  if (head_dim == 128)
-    merge<128><<<grid, kMergeRows * 32, 0, stream>>>(p);
-  else
-    merge<64><<<grid, kMergeRows * 32, 0, stream>>>(p);
-  TROUPE_CUDA(cudaGetLastError());
+  void (*kernel)(Params) = head_dim == 128 ? &merge<128> : &merge<64>;
+  launch(reinterpret_cast<const void*>(kernel), grid, kMergeRows * 32, 0, &p, true, stream);
 }
 
 }  // namespace troupe::cuda::prefill
