@@ -195,7 +195,7 @@ void DecodeAttention::run(__nv_bfloat16* out, const __nv_bfloat16* q, const KvLa
   p.score_scale = scale * (fp8 ? kv.k_scale : 1.0F) * std::numbers::log2e_v<float>;
   p.out_scale = fp8 ? kv.v_scale : 1.0F;
   p.batch_invariant = d.options.batch_invariant;
-  launch(d.kernel.function, dim3(static_cast<unsigned>(d.n_blocks)), decode::kThreads,
+  launch(d.kernel.function, dim3(static_cast<unsigned>(d.n_blocks)), d.kernel.threads,
          d.kernel.shared_bytes, &p, !d.fresh_plan, stream);
   d.fresh_plan = false;
 }

@@ -118,13 +118,6 @@ struct Consumer {
     return query + static_cast<uint32_t>((chunk / 8) * (kWgRows * 128) + r * 128 +
                                          (((chunk % 8) ^ (r & 7)) * 16));
   }
-  /// The thread number as the compiler cannot see through it: what follows from it is computed
-  /// where it is used instead of being kept in registers through the main loop.
-  [[nodiscard]] __device__ int opaque_thread() const {
-    int t = thread;
-    asm volatile("" : "+r"(t));
-    return t;
-  }
   __device__ void group_sync() const { named_sync(1 + wg, 128); }
 
   /// Offset of row r of the item in q and out, or -1 past the chunk's last row.
@@ -140,7 +133,7 @@ struct Consumer {
   /// The query of an item into registers, and from there into shared memory. Apart, so that the
   /// loads pass behind the end of the item before.
   __device__ void fetch_query(const DeviceChunk& c, const Item& item) {
-    const int from = opaque_thread();
+    const int from = opaque(thread);
 #pragma unroll
     for (int i = 0; i < kQueryLoads; ++i) {
       const int at = i * 128 + from;
@@ -151,7 +144,7 @@ struct Consumer {
   }
   __device__ void put_query() const {
     group_sync();  // the last item's query and output are done with
-    const int from = opaque_thread();
+    const int from = opaque(thread);
 #pragma unroll
     for (int i = 0; i < kQueryLoads; ++i) {
       const int at = i * 128 + from;
@@ -298,7 +291,7 @@ struct Consumer {
   __device__ void turn_end() const { named_arrive(3 + (1 - wg), 256); }
 
   __device__ void store(const DeviceChunk& c, const Item& item) {
-    const int from = opaque_thread();
+    const int from = opaque(thread);
     const int lane = from % 32;
     const int warp_row = from / 32 * 16;
 #pragma unroll
