@@ -1,5 +1,6 @@
 #include "gpu/base/check.h"
 #include "gpu/cuda/attention_decode.cuh"
+#include "gpu/cuda/attention_launch.h"
 #include "gpu/cuda/attention_ptx.cuh"
 #include "gpu/cuda/device.h"
 
@@ -14,7 +15,6 @@ constexpr int kPlanThreads = 512;
 struct PlanParams {
   RowPlan* rows = nullptr;      // [n_rows]
   BlockPlan* blocks = nullptr;  // [n_blocks]
-  int32_t* units_per_block = nullptr;
   const int32_t* row = nullptr;
   const int32_t* context = nullptr;
   int32_t n_rows = 0;
@@ -75,10 +75,10 @@ __global__ void __launch_bounds__(kPlanThreads) plan_kernel(const PlanParams p) 
     total += sum;
   }
   const int per_block = max(div_up(total, p.n_blocks), 1);
-  if (t == 0) *p.units_per_block = per_block;
   __syncthreads();  // the rows are written
   for (int b = t; b < p.n_blocks; b += kPlanThreads) {
     BlockPlan block;
+    block.units_per_block = per_block;
     const int begin = b * per_block;
     if (begin < total) {
       int low = 0;  // the last row with unit_base <= begin: it has units, padding after it has not
@@ -88,8 +88,9 @@ __global__ void __launch_bounds__(kPlanThreads) plan_kernel(const PlanParams p) 
         (p.rows[middle].unit_base <= begin ? low : high) = middle;
       }
       block.row = low;
-      block.head = (begin - p.rows[low].unit_base) / p.rows[low].n_units;
-      block.unit = (begin - p.rows[low].unit_base) % p.rows[low].n_units;
+      block.first_row = p.rows[low];
+      block.head = (begin - block.first_row.unit_base) / block.first_row.n_units;
+      block.unit = (begin - block.first_row.unit_base) % block.first_row.n_units;
       block.n_units = min(per_block, total - begin);
     }
     p.blocks[b] = block;
@@ -104,23 +105,6 @@ int32_t count_blocks() {
   return 2 * multiprocessors;
 }
 
-/// Launches so that the kernel's prologue may overlap the end of the one before it.
-void launch(const void* function, int32_t blocks, int32_t threads, size_t shared_bytes,
-            void* params, cudaStream_t stream) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  void* arguments[] = {params};
-  TROUPE_CUDA(cudaLaunchKernelExC(&config, function, arguments));
-}
-
 }  // namespace
 }  // namespace decode
 
@@ -130,9 +114,9 @@ struct DecodeAttention::Impl {
   Options options;
   decode::Kernel kernel;
   int32_t n_blocks = 0;
+  bool fresh_plan = true;  // the next run() reads it first: no overlap with the plan kernel
   DeviceBuffer<decode::RowPlan> rows;
   DeviceBuffer<decode::BlockPlan> blocks;
-  DeviceBuffer<int32_t> units_per_block;
   DeviceBuffer<float> partial;
   DeviceBuffer<float2> partial_max_sum;
   DeviceBuffer<uint32_t> tickets;
@@ -159,7 +143,6 @@ DecodeAttention::DecodeAttention(const AttentionShape& shape, KvFormat format,
       options.batch_invariant ? pairs * decode::kMaxUnits : 2 * static_cast<size_t>(d.n_blocks);
   d.rows = DeviceBuffer<decode::RowPlan>(max_rows);
   d.blocks = DeviceBuffer<decode::BlockPlan>(static_cast<size_t>(d.n_blocks));
-  d.units_per_block = DeviceBuffer<int32_t>(1);
   d.partial_max_sum = DeviceBuffer<float2>(partials * static_cast<size_t>(group));
   d.partial = DeviceBuffer<float>(partials * static_cast<size_t>(group * shape.head_dim));
   d.tickets = DeviceBuffer<uint32_t>(pairs);
@@ -174,7 +157,6 @@ void DecodeAttention::plan(const DecodeBatch& batch, cudaStream_t stream, int32_
   decode::PlanParams p;
   p.rows = d.rows.data();
   p.blocks = d.blocks.data();
-  p.units_per_block = d.units_per_block.data();
   p.row = batch.row;
   p.context = batch.context;
   p.n_rows = batch.n_rows;
@@ -183,14 +165,15 @@ void DecodeAttention::plan(const DecodeBatch& batch, cudaStream_t stream, int32_
   p.tile = decode::tile_tokens(d.format, d.shape.head_dim);
   p.window = window;
   p.batch_invariant = d.options.batch_invariant;
-  decode::launch(reinterpret_cast<const void*>(&decode::plan_kernel), 1, decode::kPlanThreads, 0,
-                 &p, stream);
+  launch(reinterpret_cast<const void*>(&decode::plan_kernel), dim3(1), decode::kPlanThreads, 0, &p,
+         true, stream);
+  impl_->fresh_plan = true;
 }
 
 void DecodeAttention::run(__nv_bfloat16* out, const __nv_bfloat16* q, const KvLayer& kv,
                           const DecodeBatch& batch, float scale, int32_t window,
                           cudaStream_t stream) {
-  const Impl& d = *impl_;
+  Impl& d = *impl_;
   TROUPE_CHECK(kv.format == d.format);
   if (batch.n_rows == 0) return;
   const bool fp8 = d.format == KvFormat::kFp8;
@@ -200,7 +183,6 @@ void DecodeAttention::run(__nv_bfloat16* out, const __nv_bfloat16* q, const KvLa
   p.kv = kv.data;
   p.rows = d.rows.data();
   p.blocks = d.blocks.data();
-  p.units_per_block = d.units_per_block.data();
   p.partial = d.partial.data();
   p.partial_max_sum = d.partial_max_sum.data();
   p.tickets = d.tickets.data();
@@ -213,14 +195,15 @@ void DecodeAttention::run(__nv_bfloat16* out, const __nv_bfloat16* q, const KvLa
   p.score_scale = scale * (fp8 ? kv.k_scale : 1.0F) * std::numbers::log2e_v<float>;
   p.out_scale = fp8 ? kv.v_scale : 1.0F;
   p.batch_invariant = d.options.batch_invariant;
-  decode::launch(d.kernel.function, d.n_blocks, decode::kThreads, d.kernel.shared_bytes, &p,
-                 stream);
+  launch(d.kernel.function, dim3(static_cast<unsigned>(d.n_blocks)), d.kernel.threads,
+         d.kernel.shared_bytes, &p, !d.fresh_plan, stream);
+  d.fresh_plan = false;
 }
 
 size_t DecodeAttention::workspace_bytes() const {
   const Impl& d = *impl_;
-  return d.rows.bytes() + d.blocks.bytes() + d.units_per_block.bytes() + d.partial.bytes() +
-         d.partial_max_sum.bytes() + d.tickets.bytes();
+  return d.rows.bytes() + d.blocks.bytes() + d.partial.bytes() + d.partial_max_sum.bytes() +
+         d.tickets.bytes();
 }
 
 }  // namespace troupe::cuda

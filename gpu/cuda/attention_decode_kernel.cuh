@@ -1,7 +1,6 @@
 #pragma once
 
-#include "gpu/cuda/attention_decode.cuh"
-#include "gpu/cuda/attention_ptx.cuh"
+#include "gpu/cuda/attention_decode_walk.cuh"
 
 /// Decode attention. Each warp streams its slices of a tile (K and V rows of arbitrary slots)
 /// through a private ring of shared memory by cp.async and never meets the other warps before the
@@ -22,73 +21,33 @@ struct KvTraits<__nv_fp8_e4m3> {  // e4m3 is exact in f16, and f16 has the fast 
   using Mma = __half;
 };
 
-/// A position in the block's sequence of segments.
-struct Walk {
-  const Params& p;
-  RowPlan plan;
-  int32_t row;
-  int32_t head;
-  int32_t unit;
-  int32_t left;   // units of the block from `unit` on
-  int32_t units;  // of this segment
-  int32_t tile;
-  int32_t tile_end;
-
-  __device__ Walk(const Params& params, const BlockPlan& block)
-      : p(params), row(block.row), head(block.head), unit(block.unit), left(block.n_units) {
-    if (left > 0) plan = p.rows[row];
-    enter();
-  }
-  [[nodiscard]] __device__ bool done() const { return left <= 0; }
-  [[nodiscard]] __device__ bool last_tile() const { return tile + 1 >= tile_end; }
-  __device__ void next_tile() {
-    if (++tile >= tile_end) next_segment();
-  }
-
- private:
-  __device__ void enter() {
-    if (left <= 0) return;
-    units = p.batch_invariant ? 1 : min(left, plan.n_units - unit);
-    tile = unit * plan.unit_tiles;
-    tile_end = min(tile + units * plan.unit_tiles, plan.n_tiles);
-  }
-  __device__ void next_segment() {
-    left -= units;
-    unit += units;
-    if (left > 0 && unit == plan.n_units) {
-      unit = 0;
-      if (++head == p.n_kv_heads) {
-        head = 0;
-        do plan = p.rows[++row];
-        while (plan.n_units == 0);
-      }
-    }
-    enter();
-  }
-};
-
 template <class Kv, int kHeadDim, int kHeadTiles>
 struct Decode {
   using Traits = KvTraits<Kv>;
   using Mma = typename Traits::Mma;
   static constexpr bool kFp8 = Traits::kFormat == KvFormat::kFp8;
-  static constexpr int kSlice = slice_tokens(Traits::kFormat, kHeadDim);
-  static constexpr int kTile = kWarps * kSlice;
+  // Twice the warps hide the latency of fp8's conversions; G > 8 needs their registers.
+  static constexpr int kWarps = kFp8 && kHeadTiles == 1 ? 8 : 4;
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kTile = tile_tokens(Traits::kFormat, kHeadDim);
+  static constexpr int kSlice = kTile / kWarps;
   static constexpr int kHalfBytes = kHeadDim * static_cast<int>(sizeof(Kv));  // K or V of a slot
   static constexpr int kRowBytes = 2 * kHalfBytes;
   static constexpr int kChunks = kRowBytes / 16;
   static constexpr int kSliceBytes = kSlice * kRowBytes;
-  static constexpr int kStages = 24576 / kSliceBytes;
+  static constexpr int kStages = 98304 / kWarps / kSliceBytes;
   static constexpr int kRingBytes = kWarps * kStages * kSliceBytes;
-  static constexpr int kMergeBytes = kWarps * 8 * kHeadDim * 4;
-  static constexpr int kSharedBytes = kRingBytes + kMergeBytes + kWarps * 8 * 8 + 16;
+  static constexpr int kMergeWarps = 4;  // the others hand their share to one of these
+  static constexpr int kMergeBytes = kMergeWarps * 8 * kHeadDim * 4;
+  static constexpr int kSharedBytes = kRingBytes + kMergeBytes + kMergeWarps * 8 * 8 + 16;
   static constexpr int kTokenTiles = kSlice / 16;
   static constexpr int kDimTiles = kHeadDim / 16;
   static_assert(kStages >= 3 && kSharedBytes <= 115712, "two blocks per multiprocessor");
 
   const Params& p;
   unsigned char* shared;
-  int warp = static_cast<int>(threadIdx.x) / 32;
+  // Broadcast, so that the compiler knows it to be the same in all lanes.
+  int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);
   int lane = static_cast<int>(threadIdx.x) % 32;
   uint32_t ring;
 
@@ -132,16 +91,19 @@ struct Decode {
       const Visible v = visible(w);
       if (v.low < v.high) {
         constexpr int kTokens = 32 / kChunks;  // of one instruction
-        const int chunk = lane % kChunks;
+        const int thread = opaque(lane);
+        const int chunk = thread % kChunks;
         const auto* head = static_cast<const unsigned char*>(p.kv) +
                            static_cast<int64_t>(w.head) * kRowBytes + chunk * 16;
         const int64_t slot_bytes = static_cast<int64_t>(p.n_kv_heads) * kRowBytes;
         const uint32_t to = ring + static_cast<uint32_t>(stage * kSliceBytes);
+        const int sub = thread / kChunks;
+        const uint32_t base = row_address(to, sub, chunk);
 #pragma unroll
         for (int i = 0; i < kSlice / kTokens; ++i) {
-          const int t = i * kTokens + lane / kChunks;
+          const int t = i * kTokens + sub;
           const int32_t s = __shfl_sync(~0U, slot, t);
-          cp_async16(to + static_cast<uint32_t>(t * kRowBytes + ((chunk ^ (t & 7)) * 16)),
+          cp_async16((base ^ ((i * kTokens % 8) * 16U)) + i * kTokens * kRowBytes,
                      head + s * slot_bytes, t >= v.low && t < v.high ? 16U : 0U);
         }
       }
@@ -149,14 +111,17 @@ struct Decode {
     cp_async_commit();
   }
 
-  /// Shared address of 16-byte chunk `chunk` of token t, spread over the banks.
-  static __device__ uint32_t at(uint32_t slice, int t, int chunk) {
-    return slice + static_cast<uint32_t>(t * kRowBytes + ((chunk ^ (t & 7)) * 16));
+  /// Chunk c of token t of a slice lies at t * kRowBytes + 16 (c ^ (t % 8)), so that the eight rows
+  /// of an ldmatrix fall into different banks. As slices are aligned, the address of chunk
+  /// c = even + low is that of chunk `low` with 16 * even flipped in.
+  static __device__ uint32_t row_address(uint32_t slice, int t, int low) {
+    return slice + static_cast<uint32_t>(t * kRowBytes + ((low ^ (t & 7)) * 16));
   }
 
   __device__ void begin_segment(const Walk& w) {
-    const int g = lane / 4;
-    const int c = lane % 4;
+    const int thread = opaque(lane);
+    const int g = thread / 4;
+    const int c = thread % 4;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
       const int head = n * 8 + g;
@@ -191,15 +156,16 @@ struct Decode {
 
   /// Tokens 16 t .. 16 t + 15 of K as the left operand, dimension tiles k and k + 1 when fp8.
   __device__ void scores(float (&s)[kTokenTiles][kHeadTiles][4], uint32_t slice) const {
-    const int m = lane / 8;
+    const int thread = opaque(lane);
+    const int m = thread / 8;
 #pragma unroll
     for (int t = 0; t < kTokenTiles; ++t) {
-      const int row = t * 16 + lane % 8 + (m & 1) * 8;
+      const uint32_t base = row_address(slice, t * 16 + thread % 8 + (m & 1) * 8, m >> 1);
       if constexpr (kFp8) {
 #pragma unroll
         for (int k = 0; k < kDimTiles; k += 2) {
           uint32_t r[4];
-          ldmatrix_x4(r, at(slice, row, k + (m >> 1)));
+          ldmatrix_x4(r, base ^ (k * 16U));
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
             const uint32_t a[4] = {e4m3_to_f16(r[2 * j]), e4m3_to_f16(r[2 * j + 1]),
@@ -213,7 +179,7 @@ struct Decode {
 #pragma unroll
         for (int k = 0; k < kDimTiles; ++k) {
           uint32_t a[4];
-          ldmatrix_x4(a, at(slice, row, k * 2 + (m >> 1)));
+          ldmatrix_x4(a, base ^ (k * 32U));
 #pragma unroll
           for (int n = 0; n < kHeadTiles; ++n)
             mma_16816(s[t][n], a, query[k][n][0], query[k][n][1], Mma());
@@ -225,16 +191,16 @@ struct Decode {
   /// acc += V^T P^T; weights[t][n] is P^T as the right operand.
   __device__ void accumulate(const uint32_t (&weights)[kTokenTiles][kHeadTiles][2],
                              uint32_t slice) {
-    const int m = lane / 8;
-    constexpr int kV = kHalfBytes / 16;
+    const int thread = opaque(lane);
+    const int m = thread / 8;
 #pragma unroll
     for (int t = 0; t < kTokenTiles; ++t) {
       if constexpr (kFp8) {
-        const int row = t * 16 + lane % 8 + (m & 1) * 8;
+        const uint32_t base = row_address(slice, t * 16 + thread % 8 + (m & 1) * 8, m >> 1);
 #pragma unroll
         for (int d = 0; d < kDimTiles; d += 2) {
           uint32_t r[4];  // a 16-bit element is two dimensions of one token
-          ldmatrix_x4_trans(r, at(slice, row, kV + d + (m >> 1)));
+          ldmatrix_x4_trans(r, base ^ (kHalfBytes + d * 16U));
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
             const uint32_t x = __byte_perm(r[2 * j], 0, 0x3120);
@@ -247,11 +213,11 @@ struct Decode {
           }
         }
       } else {
-        const int row = t * 16 + lane % 8 + (m >> 1) * 8;
+        const uint32_t base = row_address(slice, t * 16 + thread % 8 + (m >> 1) * 8, m & 1);
 #pragma unroll
         for (int d = 0; d < kDimTiles; ++d) {
           uint32_t a[4];
-          ldmatrix_x4_trans(a, at(slice, row, kV + d * 2 + (m & 1)));
+          ldmatrix_x4_trans(a, base ^ (kHalfBytes + d * 32U));
 #pragma unroll
           for (int n = 0; n < kHeadTiles; ++n)
             mma_16816(acc[d][n], a, weights[t][n][0], weights[t][n][1], Mma());
@@ -311,43 +277,69 @@ struct Decode {
 
   // --- end of a segment --------------------------------------------------------------------------
 
-  /// Which partials make up a (row, KV head), and which one this segment is.
-  struct Split {
-    int32_t count;
-    int32_t own;  // index of this segment's partial
-    int32_t first_block;
-    int32_t first;
-    bool batch_invariant;
-    [[nodiscard]] __device__ int32_t partial(int32_t i) const {
-      if (batch_invariant || i == 0) return first + i;
-      return 2 * (first_block + i);
-    }
-  };
-  /// A block leaves at most two segments unfinished, its first and its last: partials 2 b, 2 b + 1.
-  [[nodiscard]] __device__ Split split(const Walk& w) const {
-    const int32_t begin = w.plan.unit_base + w.head * w.plan.n_units;
-    const int32_t here = begin + w.unit;
-    if (p.batch_invariant) return {w.plan.n_units, here, 0, begin, true};
-    const int32_t per_block = *p.units_per_block;
-    const auto block = static_cast<int32_t>(blockIdx.x);
-    const int32_t first = begin / per_block;
-    const int32_t last = (begin + w.plan.n_units - 1) / per_block;
-    return {last - first + 1, 2 * block + (here == block * per_block ? 0 : 1), first,
-            2 * first + (begin == first * per_block ? 0 : 1), false};
-  }
-
   __device__ float* merge_buffer() const { return reinterpret_cast<float*>(shared + kRingBytes); }
   /// Where dimension d of head h (0..7) of warp w lies; the xor spreads heads over the banks.
   static __device__ int merge_at(int w, int h, int d) {
     return (w * 8 + h) * kHeadDim + (d ^ (((h >> 1) & 3) * 8));
   }
 
-  __device__ void end_segment(const Walk& w) {
-    const Split part = split(w);
-    const int g = lane / 4;
-    const int c = lane % 4;
+  __device__ float2* merge_max_sum() const {  // [kMergeWarps][8]
+    return reinterpret_cast<float2*>(shared + kRingBytes + kMergeBytes);
+  }
+
+  /// This warp's share for heads 8 n .. 8 n + 7 into place `to` of the merge buffer.
+  __device__ void put_share(int n, int to) const {
+    const int thread = opaque(lane);
+    const int g = thread / 4;
+    const int c = thread % 4;
     float* buffer = merge_buffer();
-    auto* max_sum = reinterpret_cast<float2*>(shared + kRingBytes + kMergeBytes);  // [warp][8]
+    if (g == 0) {
+      merge_max_sum()[to * 8 + 2 * c] = {max[n][0], sum[n][0]};
+      merge_max_sum()[to * 8 + 2 * c + 1] = {max[n][1], sum[n][1]};
+    }
+#pragma unroll
+    for (int d = 0; d < kDimTiles; ++d) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int h = 2 * c + j;
+        if constexpr (kFp8) {
+          *reinterpret_cast<float2*>(buffer + merge_at(to, h, d * 16 + 2 * g)) = {acc[d][n][j],
+                                                                                  acc[d][n][2 + j]};
+        } else {
+          buffer[merge_at(to, h, d * 16 + g)] = acc[d][n][j];
+          buffer[merge_at(to, h, d * 16 + 8 + g)] = acc[d][n][2 + j];
+        }
+      }
+    }
+  }
+  /// Adds the share at place `from`, put by the same lane of another warp.
+  __device__ void take_share(int n, int from) {
+    static_assert(kFp8 || kWarps == kMergeWarps);
+    const int thread = opaque(lane);
+    const int g = thread / 4;
+    const int c = thread % 4;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int h = 2 * c + j;
+      const float2 other = merge_max_sum()[from * 8 + h];
+      const float next = fmaxf(max[n][j], other.x);
+      const float reference = next == -INFINITY ? 0.0F : next;
+      const float keep = fast_exp2(max[n][j] - reference);
+      const float weight = fast_exp2(other.x - reference);
+      max[n][j] = next;
+      sum[n][j] = sum[n][j] * keep + other.y * weight;
+#pragma unroll
+      for (int d = 0; d < kDimTiles; ++d) {
+        const float2 o =
+            *reinterpret_cast<const float2*>(merge_buffer() + merge_at(from, h, d * 16 + 2 * g));
+        acc[d][n][j] = acc[d][n][j] * keep + o.x * weight;
+        acc[d][n][2 + j] = acc[d][n][2 + j] * keep + o.y * weight;
+      }
+    }
+  }
+
+  __device__ void end_segment(const Walk& w, int32_t units_per_block) {
+    const Split part(w, units_per_block);
     const int64_t out_head = static_cast<int64_t>(w.row) * p.n_heads + w.head * p.group;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
@@ -357,61 +349,51 @@ struct Decode {
         for (int o = 4; o < 32; o *= 2) sum[n][j] += __shfl_xor_sync(~0U, sum[n][j], o);
       }
       __syncthreads();  // the buffer's last readers are done
-      if (g == 0) {
-        max_sum[warp * 8 + 2 * c] = {max[n][0], sum[n][0]};
-        max_sum[warp * 8 + 2 * c + 1] = {max[n][1], sum[n][1]};
-      }
-#pragma unroll
-      for (int d = 0; d < kDimTiles; ++d) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const int h = 2 * c + j;
-          if constexpr (kFp8) {
-            *reinterpret_cast<float2*>(buffer + merge_at(warp, h, d * 16 + 2 * g)) = {
-                acc[d][n][j], acc[d][n][2 + j]};
-          } else {
-            buffer[merge_at(warp, h, d * 16 + g)] = acc[d][n][j];
-            buffer[merge_at(warp, h, d * 16 + 8 + g)] = acc[d][n][2 + j];
-          }
+      if constexpr (kWarps > kMergeWarps) {
+        if (warp >= kMergeWarps) put_share(n, warp - kMergeWarps);
+        __syncthreads();
+        if (warp < kMergeWarps) {
+          take_share(n, warp);
+          __syncwarp();
+          put_share(n, warp);
         }
+      } else {
+        put_share(n, warp);
       }
       __syncthreads();
-      const int heads = min(p.group - n * 8, 8);
-      for (int i = static_cast<int>(threadIdx.x); i < heads * (kHeadDim / 4); i += kThreads) {
-        const int h = i / (kHeadDim / 4);
-        const int d = i % (kHeadDim / 4) * 4;
-        float m = -INFINITY;
-        for (int k = 0; k < kWarps; ++k) m = fmaxf(m, max_sum[k * 8 + h].x);
-        const float reference = m == -INFINITY ? 0.0F : m;
-        float l = 0;
-        float4 o = {0, 0, 0, 0};
-        for (int k = 0; k < kWarps; ++k) {
-          const float weight = fast_exp2(max_sum[k * 8 + h].x - reference);
-          l += weight * max_sum[k * 8 + h].y;
-          add(o, *reinterpret_cast<const float4*>(buffer + merge_at(k, h, d)), weight);
-        }
-        const int head = n * 8 + h;
-        if (part.count == 1) {
-          write_out((out_head + head) * kHeadDim + d, o, l);
-        } else {
-          const int64_t at = static_cast<int64_t>(part.own) * p.group + head;
-          __stcg(reinterpret_cast<float4*>(p.partial + at * kHeadDim + d), o);
-          if (d == 0) __stcg(p.partial_max_sum + at, float2{m, l});
-        }
+      combine_shares(n, part, out_head);
+    }
+    if (part.count > 1 && arrive_last(w, part.count))
+      merge<kHeadDim, 32 / kWarps>(p, part, out_head);
+  }
+
+  /// Heads 8 n .. 8 n + 7 of the segment from the merge buffer to out or to its partial.
+  __device__ void combine_shares(int n, const Split& part, int64_t out_head) const {
+    const float2* max_sum = merge_max_sum();
+    const int heads = min(p.group - n * 8, 8);
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < heads * (kHeadDim / 4); i += kThreads) {
+      const int h = i / (kHeadDim / 4);
+      const int d = i % (kHeadDim / 4) * 4;
+      float m = -INFINITY;
+      for (int k = 0; k < kMergeWarps; ++k) m = fmaxf(m, max_sum[k * 8 + h].x);
+      const float reference = m == -INFINITY ? 0.0F : m;
+      float l = 0;
+      float4 o = {0, 0, 0, 0};
+      for (int k = 0; k < kMergeWarps; ++k) {
+        const float weight = fast_exp2(max_sum[k * 8 + h].x - reference);
+        l += weight * max_sum[k * 8 + h].y;
+        add(o, *reinterpret_cast<const float4*>(merge_buffer() + merge_at(k, h, d)), weight);
+      }
+      const int head = n * 8 + h;
+      if (part.count == 1) {
+        write_out(p, (out_head + head) * kHeadDim + d, o, l);
+      } else {
+        const int64_t at = static_cast<int64_t>(part.own) * p.group + head;
+        __stcg(reinterpret_cast<float4*>(p.partial + at * kHeadDim + d), o);
+        if (d == 0) __stcg(p.partial_max_sum + at, float2{m, l});
       }
     }
-    if (part.count > 1 && arrive_last(w, part.count)) merge(part, out_head);
-  }
-  static __device__ void add(float4& o, const float4& x, float weight) {
-    o.x += weight * x.x;
-    o.y += weight * x.y;
-    o.z += weight * x.z;
-    o.w += weight * x.w;
-  }
-  __device__ void write_out(int64_t at, const float4& o, float l) const {
-    const float r = p.out_scale / l;
-    *reinterpret_cast<uint2*>(p.out + at) = {pack2(o.x * r, o.y * r, __nv_bfloat16()),
-                                             pack2(o.z * r, o.w * r, __nv_bfloat16())};
   }
 
   /// True in the block that completes the (row, KV head), whose partials are then all visible.
@@ -429,53 +411,30 @@ struct Decode {
     return yes;
   }
 
-  /// The partials in split order, whoever comes last.
-  __device__ void merge(const Split& part, int64_t out_head) const {
-    constexpr int kBatch = 8;
-    for (int i = static_cast<int>(threadIdx.x); i < p.group * (kHeadDim / 4); i += kThreads) {
-      const int h = i / (kHeadDim / 4);
-      const int d = i % (kHeadDim / 4) * 4;
-      float m = -INFINITY;
-      float l = 0;
-      float4 o = {0, 0, 0, 0};
-      for (int s = 0; s < part.count; s += kBatch) {
-        float2 ml[kBatch];
-        float4 x[kBatch];
-#pragma unroll
-        for (int k = 0; k < kBatch; ++k) {
-          if (s + k >= part.count) break;
-          const int64_t at = static_cast<int64_t>(part.partial(s + k)) * p.group + h;
-          ml[k] = __ldcg(p.partial_max_sum + at);
-          x[k] = __ldcg(reinterpret_cast<const float4*>(p.partial + at * kHeadDim + d));
-        }
-#pragma unroll
-        for (int k = 0; k < kBatch; ++k) {
-          if (s + k >= part.count || ml[k].x == -INFINITY) continue;
-          const float next = fmaxf(m, ml[k].x);
-          const float keep = fast_exp2(m - next);
-          const float weight = fast_exp2(ml[k].x - next);
-          m = next;
-          l = l * keep + weight * ml[k].y;
-          o = {o.x * keep, o.y * keep, o.z * keep, o.w * keep};
-          add(o, x[k], weight);
-        }
-      }
-      write_out((out_head + h) * kHeadDim + d, o, l);
-    }
-  }
-
+  /// The plan, the slots and all but the newest positions were there before the launch that
+  /// precedes this one, so their loads do not wait for it.
   __device__ void run() {
     const BlockPlan block = p.blocks[blockIdx.x];
     Walk ahead(p, block);
     Walk here(p, block);
-    if (here.done()) return;
     int32_t slot = load_slot(ahead);
     const auto start_next = [&](int stage) {
       start_copy(ahead, slot, stage);
       if (!ahead.done()) ahead.next_tile();
       slot = load_slot(ahead);
     };
-    for (int s = 0; s < kStages - 1; ++s) start_next(s);
+    bool waited = false;
+#pragma unroll 1
+    for (int s = 0; s < kStages - 1; ++s) {
+      if (!waited && !ahead.done() && visible(ahead).first + kSlice >= ahead.plan.context) {
+        grid_dependency_wait();
+        waited = true;
+      }
+      start_next(s);
+    }
+    grid_dependency_wait();
+    grid_dependency_launch();
+    if (here.done()) return;
     begin_segment(here);
     int stage = 0;
     while (!here.done()) {
@@ -485,7 +444,7 @@ struct Decode {
       compute(here, stage);
       stage = stage + 1 == kStages ? 0 : stage + 1;
       const bool last = here.last_tile();
-      if (last) end_segment(here);
+      if (last) end_segment(here, block.units_per_block);
       here.next_tile();
       if (last && !here.done()) begin_segment(here);
     }
@@ -493,17 +452,17 @@ struct Decode {
 };
 
 template <class Kv, int kHeadDim, int kHeadTiles>
-__global__ void __launch_bounds__(kThreads, 2) decode_kernel(const Params p) {
-  extern __shared__ __align__(128) unsigned char shared[];
-  grid_dependency_wait();
-  grid_dependency_launch();
+__global__ void __launch_bounds__(Decode<Kv, kHeadDim, kHeadTiles>::kThreads, 2)
+    decode_kernel(const __grid_constant__ Params p) {
+  extern __shared__ __align__(1024) unsigned char shared[];
   Decode<Kv, kHeadDim, kHeadTiles>(p, shared).run();
 }
 
 template <class Kv, int kHeadDim, int kHeadTiles>
 Kernel kernel_of() {
-  return {reinterpret_cast<const void*>(&decode_kernel<Kv, kHeadDim, kHeadTiles>),
-          Decode<Kv, kHeadDim, kHeadTiles>::kSharedBytes};
+  using D = Decode<Kv, kHeadDim, kHeadTiles>;
+  return {reinterpret_cast<const void*>(&decode_kernel<Kv, kHeadDim, kHeadTiles>), D::kThreads,
+          D::kSharedBytes};
 }
 template <class Kv>
 Kernel choose_kernel(int32_t head_dim, int32_t group) {

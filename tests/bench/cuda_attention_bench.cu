@@ -1,5 +1,7 @@
 // Times DecodeAttention and PrefillAttention alone on one GPU and prints one JSON line per case:
 // cuda_attention_bench [decode | prefill]   (default both)
+// cuda_attention_bench decode HEADS KV_HEADS HEAD_DIM bf16|fp8 ROWS CONTEXT
+// cuda_attention_bench prefill HEADS KV_HEADS HEAD_DIM bf16|fp8 CHUNKS TOKENS PREFIX
 // A case is a CUDA graph of runs over as many layers as exceed the L2 cache twice; the median of
 // 20 replays, divided by the runs in it. KV and queries are random.
 
@@ -9,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <random>
@@ -171,7 +174,8 @@ void prefill(const AttentionShape& shape, KvFormat format, int32_t chunks, int32
   const int64_t n = int64_t{chunks} * tokens;
   const auto q = random_bf16(n * width, 99);
   DeviceBuffer<__nv_bfloat16> out(static_cast<size_t>(n * width));
-  PrefillAttention attention(shape, format, static_cast<int32_t>(n), context);
+  PrefillAttention attention(shape, format, std::max(static_cast<int32_t>(n), 8192),
+                             std::max(context, 32768));
   std::vector<Chunk> list;
   for (int32_t i = 0; i < chunks; ++i) list.push_back({i, i * tokens, tokens, context});
   attention.plan(list, {table.data(), context}, nullptr);
@@ -227,13 +231,27 @@ void prefill_cases() {
   prefill(llama8b, KvFormat::kFp8, 1, 8000, 0);
   prefill({32, 8, 64}, kBf16, 1, 8000, 0);
   prefill({64, 8, 128}, kBf16, 1, 2048, 0);
+  prefill({8, 1, 128}, kBf16, 1, 8000, 0);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const char* what = argc > 1 ? argv[1] : "";
-  if (std::strcmp(what, "prefill") != 0) decode_cases();
-  if (std::strcmp(what, "decode") != 0) prefill_cases();
+  const bool only_decode = argc > 1 && std::strcmp(argv[1], "decode") == 0;
+  const bool only_prefill = argc > 1 && std::strcmp(argv[1], "prefill") == 0;
+  const auto number = [&](int i) {
+    return static_cast<int32_t>(std::strtol(argv[i], nullptr, 10));
+  };
+  if (argc > 7) {
+    const AttentionShape shape{number(2), number(3), number(4)};
+    const auto format = std::strcmp(argv[5], "fp8") == 0 ? KvFormat::kFp8 : KvFormat::kBf16;
+    if (only_decode)
+      decode(shape, format, number(6), number(7), true);
+    else
+      prefill(shape, format, number(6), number(7), argc > 8 ? number(8) : 0);
+    return 0;
+  }
+  if (!only_prefill) decode_cases();
+  if (!only_decode) prefill_cases();
   return 0;
 }
