@@ -22,6 +22,9 @@ std::string mib(size_t bytes) { return mebibytes(static_cast<int64_t>(bytes)); }
 Result<DeviceInfo> find_device() {
   int count = 0;
   const cudaError_t found = cudaGetDeviceCount(&count);
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
+    return unusable("there is no NVIDIA driver; install one");
   if (found == cudaErrorInsufficientDriver)
     return unusable("the NVIDIA driver is older than CUDA " +
                     std::to_string(CUDART_VERSION / 1000) + "." +
