@@ -143,10 +143,15 @@ __device__ inline void begin_multiply() { asm volatile("wgmma.fence.sync.aligned
 __device__ inline void commit_multiply() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-/// Waits for all of this warp group's multiplies; only then may `d` be read.
-template <int kValues>
+/// Waits until at most `kPending` of the committed groups still run. Only then may `d`, which those
+/// before them wrote, be read.
+template <int kPending>
+__device__ void finish_multiply() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+template <int kPending, int kValues>
 __device__ void finish_multiply(float (&d)[kValues]) {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  finish_multiply<kPending>();
 #pragma unroll
   for (int i = 0; i < kValues; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }

@@ -60,7 +60,7 @@ struct Linear::Impl {
 std::optional<Kernel> Linear::Impl::restore(const GemmShape& shape, const TunedKernel& t) const {
   if (const auto* variant = std::get_if<StreamVariant>(&t.kernel)) {
     for (const StreamPlan& plan : stream_gemm.plans(shape)) {
-      if (variant_of(plan) == *variant) return plan;
+      if (plan.cut == *variant) return plan;
     }
     return std::nullopt;
   }
@@ -189,7 +189,7 @@ void Linear::tune(const Weight& w, int32_t n_tokens, cudaStream_t stream) {
     TunedKernel& entry = impl.table[shape];
     entry.us = us;
     if (const auto* own = std::get_if<StreamPlan>(&kernel)) {
-      entry.kernel = variant_of(*own);
+      entry.kernel = own->cut;
     } else {
       entry.kernel = std::get<LtPlan>(kernel).algorithm;
     }

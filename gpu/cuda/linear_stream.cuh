@@ -11,32 +11,16 @@
 namespace troupe::cuda::stream {
 
 constexpr int kBoxBytes = 128;  // of one row: the widest swizzle
-constexpr int kMaxCluster = 8;  // what every device can do
+constexpr int kMaxStages = 16;
 
-/// Places for pairs that blocks of a cluster of any size send to one of them.
-constexpr int most_sent(int pairs) {
-  int most = 0;
-  for (int size = 2; size <= kMaxCluster; ++size) {
-    const int places = size * ((pairs + size - 1) / size);
-    most = places > most ? places : most;
-  }
-  return most;
-}
-
-template <WeightFormat F, int kTokens, int kRowTile, int kStages>
+template <WeightFormat F, int kTokens, int kGroups>
 struct Layout {
-  static constexpr int kWarps = kRowTile / 16;  // that multiply; one more fetches
+  static constexpr int kWarps = kGroups * 4;  // that multiply; one more fetches
   static constexpr int kMultiplying = kWarps * 32;
   static constexpr int kThreads = kMultiplying + 32;
-  static constexpr int kPairs = kTokens / 4;  // of accumulators a thread
-  static constexpr int kWeightBytes = kRowTile * kBoxBytes;
+  static constexpr int kBlocksPerSm = kGroups * kTokens <= 64 ? 2 : 1;  // registers for so many
+  static constexpr int kPairs = kTokens / 4;                            // of accumulators a thread
   static constexpr int kTokenBytes = kTokens * kBoxBytes;
-  static constexpr int kStageBytes = kWeightBytes + kTokenBytes;
-  // What other blocks send for the share of a tile that this one adds up.
-  static constexpr int kSentPairs = most_sent(kPairs);
-  static constexpr int kSentBytes = kSentPairs * kMultiplying * int{sizeof(float2)};
-  static constexpr int kSharedBytes = kStages * kStageBytes + kSentBytes + 1024;  // + alignment
-  static constexpr int kBlocksPerSm = kSharedBytes <= 112 * 1024 && kThreads <= 288 ? 2 : 1;
   static constexpr int kElements = kBoxBytes / (F == WeightFormat::kFp8 ? 1 : 2);  // of one box
 };
 
@@ -88,30 +72,51 @@ __device__ inline void store_pair(float* out, float2 v, int pair, const Target& 
   if (token + 1 < t.tokens_left) to[t.rows] = v.y;
 }
 
-template <WeightFormat F, int kTokens, int kRowTile, int kStages, class Out>
+/// The ring in shared memory: per stage `boxes` boxes of weights, and further on as many of tokens.
+/// A multiply of 64 rows may read past the end of a box of fewer: what it makes of that is not
+/// stored.
+struct Ring {
+  uint8_t* weights;
+  uint8_t* tokens;
+  int stages;
+  int stage = 0;
+  uint32_t parity;
+
+  __device__ void advance() {
+    if (++stage < stages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+template <WeightFormat F, int kTokens, int kGroups, class Out>
 __global__ __launch_bounds__(
-    (Layout<F, kTokens, kRowTile, kStages>::kThreads),
-    (Layout<F, kTokens, kRowTile,
-            kStages>::kBlocksPerSm)) void multiply(const __grid_constant__ CUtensorMap w_map,
-                                                   const __grid_constant__ CUtensorMap x_map,
-                                                   const StreamArgs args) {
-  using L = Layout<F, kTokens, kRowTile, kStages>;
+    (Layout<F, kTokens, kGroups>::kThreads),
+    (Layout<F, kTokens, kGroups>::kBlocksPerSm)) void multiply(const __grid_constant__ CUtensorMap
+                                                                   w_map,
+                                                               const __grid_constant__ CUtensorMap
+                                                                   x_map,
+                                                               const StreamArgs args) {
+  using L = Layout<F, kTokens, kGroups>;
   constexpr int kValues = kTokens / 2;
   extern __shared__ uint8_t raw[];
-  __shared__ uint64_t full[kStages];
-  __shared__ uint64_t empty[kStages];
+  __shared__ uint64_t full[kMaxStages];
+  __shared__ uint64_t empty[kMaxStages];
   __shared__ uint64_t received;  // the others' sums for this block's share are here
   __shared__ uint64_t ready;     // the others have read what was sent to them
-  uint8_t* ring = raw + (1024 - hopper::shared_address(raw) % 1024) % 1024;
-  uint8_t* tokens = ring + kStages * L::kWeightBytes;
-  auto* sent = reinterpret_cast<float2*>(tokens + kStages * L::kTokenBytes);
+  uint8_t* base = raw + (1024 - hopper::shared_address(raw) % 1024) % 1024;
+  const int box_bytes = args.tile_rows * kBoxBytes;
+  const int stage_weights = args.boxes * box_bytes;
+  const int stage_tokens = args.boxes * L::kTokenBytes;
+  Ring ring = {base, base + args.stages * stage_weights, args.stages, 0, 0};
+  auto* sent = reinterpret_cast<float2*>(ring.tokens + args.stages * stage_tokens);
 
   const auto rank = static_cast<int>(hopper::cluster_rank());
   const auto size = static_cast<int>(hopper::cluster_size());
   const int share = (L::kPairs + size - 1) / size;  // pairs that a rank adds up; the last ones less
   const int owners = (L::kPairs + share - 1) / share;
   if (threadIdx.x == 0) {
-    for (int s = 0; s < kStages; ++s) {
+    for (int s = 0; s < args.stages; ++s) {
       hopper::init_barrier(&full[s], 1);
       hopper::init_barrier(&empty[s], L::kWarps);
     }
@@ -122,45 +127,52 @@ __global__ __launch_bounds__(
     hopper::fence_barrier_init();
   }
   __syncthreads();
-  hopper::launch_dependents();
   if (size > 1) hopper::cluster_arrive();  // barriers are ready for the others
 
   const int cluster = static_cast<int>(blockIdx.x) / size;
   const int clusters = static_cast<int>(gridDim.x) / size;
-  const int k_begin = part_begin(args.k_blocks, rank, size);
-  const int k_end = part_begin(args.k_blocks, rank + 1, size);
+  const int k_begin = part_begin(args.k_stages, rank, size);
+  const int k_end = part_begin(args.k_stages, rank + 1, size);
 
   if (threadIdx.x >= L::kMultiplying) {  // the warp that fetches
     if (threadIdx.x == L::kMultiplying) {
+      hopper::prefetch_map(&w_map);
+      hopper::prefetch_map(&x_map);
       const auto fetch_weights = [&](int tile, int k, int s) {
-        hopper::arrive_expecting(&full[s], L::kStageBytes);
-        hopper::copy_box(ring + s * L::kWeightBytes, &w_map, k * L::kElements,
-                         tile % args.row_tiles * kRowTile, &full[s], hopper::kEvictFirst);
+        hopper::arrive_expecting(&full[s], static_cast<uint32_t>(stage_weights + stage_tokens));
+        for (int b = 0; b < args.boxes; ++b) {
+          hopper::copy_box(ring.weights + s * stage_weights + b * box_bytes, &w_map,
+                           (k * args.boxes + b) * L::kElements,
+                           tile % args.row_tiles * args.tile_rows, &full[s], hopper::kEvictFirst);
+        }
       };
       const auto fetch_tokens = [&](int tile, int k, int s) {
-        hopper::copy_box(tokens + s * L::kTokenBytes, &x_map, k * L::kElements,
-                         tile / args.row_tiles * kTokens, &full[s], hopper::kEvictLast);
+        for (int b = 0; b < args.boxes; ++b) {
+          hopper::copy_box(ring.tokens + s * stage_tokens + b * L::kTokenBytes, &x_map,
+                           (k * args.boxes + b) * L::kElements, tile / args.row_tiles * kTokens,
+                           &full[s], hopper::kEvictLast);
+        }
       };
+      int left = (k_end - k_begin) * ((args.tiles - cluster + clusters - 1) / clusters);
+      if (left <= args.trigger) hopper::launch_dependents();
       int ahead = 0;
-      for (int tile = cluster; tile < args.tiles && ahead < kStages; tile += clusters) {
-        for (int k = k_begin; k < k_end && ahead < kStages; ++k) fetch_weights(tile, k, ahead++);
+      for (int tile = cluster; tile < args.tiles && ahead < args.stages; tile += clusters) {
+        for (int k = k_begin; k < k_end && ahead < args.stages; ++k)
+          fetch_weights(tile, k, ahead++);
       }
       hopper::wait_for_dependencies();  // the tokens come from the kernel before
-      int s = 0;
-      uint32_t parity = 1;  // of a ring that was never filled
+      ring.parity = 1;                  // of a ring that was never filled
       for (int tile = cluster; tile < args.tiles; tile += clusters) {
-        for (int k = k_begin; k < k_end; ++k) {
+        for (int k = k_begin; k < k_end; ++k, --left) {
+          if (left == args.trigger) hopper::launch_dependents();
           if (ahead > 0) {
             --ahead;
           } else {
-            hopper::wait(&empty[s], parity);
-            fetch_weights(tile, k, s);
+            hopper::wait(&empty[ring.stage], ring.parity);
+            fetch_weights(tile, k, ring.stage);
           }
-          fetch_tokens(tile, k, s);
-          if (++s == kStages) {
-            s = 0;
-            parity ^= 1;
-          }
+          fetch_tokens(tile, k, ring.stage);
+          ring.advance();
         }
       }
     }
@@ -177,45 +189,81 @@ __global__ __launch_bounds__(
   const bool speaker = threadIdx.x % 32 == 0;
   const int my_first = rank * share;
   const int my_last = min(my_first + share, L::kPairs);
-  const uint8_t* my_rows = ring + warp / 4 * 64 * kBoxBytes;
+  const uint8_t* my_rows = ring.weights + warp / 4 * 64 * kBoxBytes;
   hopper::wait_for_dependencies();  // before anything is written
   if (size > 1) hopper::cluster_wait();
-  int s = 0;
-  uint32_t parity = 0;
   uint32_t round = 0;
   for (int tile = cluster; tile < args.tiles; tile += clusters, ++round) {
-    float sum[kValues] = {};
-    float part[kValues] = {};  // fp8: tensor cores add with few bits, so their sums stay short
-    int accumulate = 0;
-    for (int k = k_begin; k < k_end; ++k) {
-      hopper::wait(&full[s], parity);
-      auto& d = F == WeightFormat::kFp8 ? part : sum;
-      if (F == WeightFormat::kFp8) accumulate = 0;
-      const uint64_t a = hopper::tile_descriptor(my_rows + s * L::kWeightBytes);
-      const uint64_t x = hopper::tile_descriptor(tokens + s * L::kTokenBytes);
+    // Starts the multiplies of one stage; those of the stage before may still run.
+    const auto start = [&](float(&d)[kValues], int accumulate) {
+      hopper::wait(&full[ring.stage], ring.parity);
       hopper::begin_multiply();
+      for (int b = 0; b < args.boxes; ++b) {
+        const uint64_t a =
+            hopper::tile_descriptor(my_rows + ring.stage * stage_weights + b * box_bytes);
+        const uint64_t x =
+            hopper::tile_descriptor(ring.tokens + ring.stage * stage_tokens + b * L::kTokenBytes);
 #pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        hopper::Wgmma<F, kTokens>::run(d, a + step * hopper::kNextStep,
-                                       x + step * hopper::kNextStep, accumulate);
-        accumulate = 1;
+        for (int step = 0; step < 4; ++step) {
+          hopper::Wgmma<F, kTokens>::run(d, a + step * hopper::kNextStep,
+                                         x + step * hopper::kNextStep, accumulate);
+          accumulate = 1;
+        }
       }
       hopper::commit_multiply();
-      hopper::finish_multiply(d);
-      if (speaker) hopper::arrive(&empty[s]);
-      if (++s == kStages) {
-        s = 0;
-        parity ^= 1;
+    };
+    int last = -1;  // stage in use by multiplies that may still run
+    const auto pass_on = [&] {
+      if (last >= 0 && speaker) hopper::arrive(&empty[last]);
+      last = ring.stage;
+      ring.advance();
+    };
+    float sum[kValues] = {};
+    if constexpr (F == WeightFormat::kBf16) {
+      for (int k = k_begin; k < k_end; ++k) {
+        start(sum, k > k_begin ? 1 : 0);
+        hopper::finish_multiply<1>();
+        pass_on();
       }
-      if (F == WeightFormat::kFp8) {
+      hopper::finish_multiply<0>(sum);
+    } else {
+      // The tensor cores add e4m3 products with few bits: sums stay short, and go on in fp32.
+      float even[kValues] = {};
+      float odd[kValues] = {};
+      const auto add = [&](const float(&part)[kValues]) {
 #pragma unroll
         for (int i = 0; i < kValues; ++i) sum[i] += part[i];
+      };
+      int k = k_begin;
+      for (; k + 1 < k_end; k += 2) {
+        start(even, 0);
+        hopper::finish_multiply<1>(odd);
+        pass_on();
+        if (k > k_begin) add(odd);
+        start(odd, 0);
+        hopper::finish_multiply<1>(even);
+        pass_on();
+        add(even);
+      }
+      if (k < k_end) {
+        start(even, 0);
+        hopper::finish_multiply<1>(odd);
+        pass_on();
+        if (k > k_begin) add(odd);
+        hopper::finish_multiply<0>(even);
+        add(even);
+      } else {
+        hopper::finish_multiply<0>(odd);
+        add(odd);
       }
     }
+    if (speaker) hopper::arrive(&empty[last]);
 
-    const int row = tile % args.row_tiles * kRowTile + warp * 16;
+    const int row_of_tile = warp * 16;
+    const int row = tile % args.row_tiles * args.tile_rows + row_of_tile;
     const int token = tile / args.row_tiles * kTokens;
-    const Target target = {int64_t{token} * args.rows + row, args.rows, args.rows - row,
+    const Target target = {int64_t{token} * args.rows + row, args.rows,
+                           min(args.rows - row, args.tile_rows - row_of_tile),
                            args.n_tokens - token};
     auto* out = static_cast<Out*>(args.out);
     if (size == 1) {
@@ -267,17 +315,14 @@ __global__ __launch_bounds__(
   }
 }
 
-template <WeightFormat F, int kTokens, int kRowTile, int kStages, class Out = __nv_bfloat16>
+template <WeightFormat F, int kTokens, int kGroups, class Out = __nv_bfloat16>
 StreamKernel entry() {
-  using L = Layout<F, kTokens, kRowTile, kStages>;
   return {kTokens,
-          kRowTile,
-          kStages,
+          kGroups,
           F,
           std::is_same_v<Out, float>,
-          reinterpret_cast<const void*>(&multiply<F, kTokens, kRowTile, kStages, Out>),
-          L::kThreads,
-          L::kSharedBytes};
+          reinterpret_cast<const void*>(&multiply<F, kTokens, kGroups, Out>),
+          Layout<F, kTokens, kGroups>::kThreads};
 }
 
 }  // namespace troupe::cuda::stream

@@ -6,9 +6,10 @@ std::span<const StreamKernel> stream_kernels_fp8() {
   using stream::entry;
   constexpr WeightFormat kFormat = WeightFormat::kFp8;
   static const StreamKernel kernels[] = {
-      entry<kFormat, 8, 64, 9>(),   entry<kFormat, 16, 64, 9>(),  entry<kFormat, 16, 64, 8>(),
-      entry<kFormat, 16, 64, 18>(), entry<kFormat, 16, 128, 5>(), entry<kFormat, 32, 64, 7>(),
-      entry<kFormat, 32, 128, 4>(), entry<kFormat, 64, 128, 7>(), entry<kFormat, 64, 64, 5>(),
+      entry<kFormat, 8, 1>(),  entry<kFormat, 8, 2>(),  entry<kFormat, 8, 4>(),
+      entry<kFormat, 16, 1>(), entry<kFormat, 16, 2>(), entry<kFormat, 16, 4>(),
+      entry<kFormat, 32, 1>(), entry<kFormat, 32, 2>(), entry<kFormat, 32, 4>(),
+      entry<kFormat, 64, 1>(), entry<kFormat, 64, 2>(),
   };
   return kernels;
 }

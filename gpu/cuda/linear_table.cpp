@@ -100,9 +100,9 @@ std::optional<TunedKernel> kernel_of(const Line& line) {
   out.us = line.real("us");
   if (line.text("kernel") == "stream") {
     const std::vector<int64_t> v = line.numbers("variant");
-    if (v.size() != 4) return std::nullopt;
+    if (v.size() != 6) return std::nullopt;
     const auto at = [&](size_t i) { return static_cast<int32_t>(v[i]); };
-    out.kernel = StreamVariant{at(0), at(1), at(2), at(3)};
+    out.kernel = StreamVariant{at(0), at(1), at(2), at(3), at(4), at(5)};
     return out;
   }
   const auto algorithm = from_hex(line.text("algorithm"));
@@ -152,7 +152,7 @@ void write_tune_table(const std::string& path, const TuneKey& key, const TuneTab
     line["us"] = tuned.us;
     if (const auto* v = std::get_if<StreamVariant>(&tuned.kernel)) {
       line["kernel"] = "stream";
-      line["variant"] = {v->tokens, v->row_tile, v->stages, v->cluster};
+      line["variant"] = {v->tokens, v->groups, v->tile_rows, v->cluster, v->boxes, v->stages};
     } else {
       line["kernel"] = "cublaslt";
       line["algorithm"] = to_hex(std::get<cublasLtMatmulAlgo_t>(tuned.kernel));

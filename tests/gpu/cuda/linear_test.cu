@@ -23,6 +23,8 @@ using test::download;
 
 constexpr double kBf16Tolerance = 4e-3;
 constexpr double kFp8Tolerance = 5e-3;
+// fp32 sums of up to 14,336 products: the tensor cores cut, not round, what they add.
+constexpr double kF32Tolerance = 1e-4;
 const std::vector<int32_t> kTokens = {1,  2,  3,  4,  5,  8,   15,  16,  17,  31,
                                       32, 33, 63, 64, 65, 128, 200, 256, 512, 2048};
 
@@ -179,7 +181,7 @@ TEST_F(LinearTest, LogitsAreFp32) {
       Problem p(layer.rows, layer.cols, m, WeightFormat::kBf16, true);
       p.poison();
       linear.run_f32(p.out_f32(), p.weight(), p.tokens(), m, nullptr);
-      EXPECT_LE(p.error(), 1e-5) << p.name();
+      EXPECT_LE(p.error(), kF32Tolerance) << p.name();
     }
   }
 }
@@ -221,10 +223,10 @@ TEST_F(LinearTest, EveryStreamKernelMatchesTheOracle) {
           for (const StreamPlan& plan : gemm.plans(p.shape)) {
             p.poison();
             gemm.run(plan, p.shape, p.call(), nullptr);
-            const StreamVariant v = variant_of(plan);
-            EXPECT_LE(p.error(), f32_out ? 1e-5 : p.tolerance())
-                << p.name() << " by " << v.tokens << "x" << v.row_tile << " s" << v.stages << " c"
-                << v.cluster;
+            const StreamVariant& v = plan.cut;
+            EXPECT_LE(p.error(), f32_out ? kF32Tolerance : p.tolerance())
+                << p.name() << " by " << v.tokens << "/" << v.groups << " tile " << v.tile_rows
+                << " cluster " << v.cluster << " ring " << v.boxes << " x " << v.stages;
           }
         }
       }
