@@ -43,6 +43,27 @@ constexpr uint16_t f16_from_float(float f) {
   return static_cast<uint16_t>(sign | (base + mantissa));
 }
 
+/// float -> bfloat16 bits, round to nearest even; NaN stays NaN.
+constexpr uint16_t bf16_from_float(float f) {
+  const uint32_t bits = std::bit_cast<uint32_t>(f);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+/// e4m3 code -> float, exact: 4 bits of exponent (bias 7), 3 of mantissa, no infinities, NaN =
+/// 0x7f and 0xff.
+constexpr float float_from_e4m3(uint8_t code) {
+  const uint32_t sign = static_cast<uint32_t>(code & 0x80u) << 24;
+  const uint32_t exponent = (code >> 3) & 15u;
+  const uint32_t mantissa = code & 7u;
+  if (exponent == 15 && mantissa == 7) return std::bit_cast<float>(sign | 0x7fc00000u);
+  if (exponent == 0) {
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-9F;
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  return std::bit_cast<float>(sign | ((exponent + 120) << 23) | (mantissa << 20));
+}
+
 /// bfloat16 bits -> float, exact.
 constexpr float float_from_bf16(uint16_t h) {
   return std::bit_cast<float>(static_cast<uint32_t>(h) << 16);

@@ -58,10 +58,13 @@ class DecodeAttention {
   DecodeAttention(const DecodeAttention&) = delete;
   DecodeAttention& operator=(const DecodeAttention&) = delete;
 
-  /// Splits the work. Once per step, before the first layer's run(). Capturable.
-  void plan(const DecodeBatch& batch, cudaStream_t stream);
+  /// Splits the work. Once per step, before the first layer's run(). Capturable. `window` is what
+  /// all layers share (0: none, or mixed); a run() may use a smaller one, which costs balance only.
+  void plan(const DecodeBatch& batch, cudaStream_t stream, int32_t window = 0);
   /// out[i, h, :] = softmax(scale * q[i, h, :] . K) V. q and out are [n_rows, n_heads, head_dim]
-  /// dense. Positions before context - window are masked when window > 0. Capturable.
+  /// dense. Positions before context - window are masked when window > 0. Capturable. Runs ahead of
+  /// the launch before it (programmatic dependent launch): all it reads must have been written
+  /// before plan(), but for q and the newest position's K and V.
   void run(__nv_bfloat16* out, const __nv_bfloat16* q, const KvLayer& kv, const DecodeBatch& batch,
            float scale, int32_t window, cudaStream_t stream);
   [[nodiscard]] size_t workspace_bytes() const;

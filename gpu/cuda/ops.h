@@ -50,4 +50,8 @@ void rope_and_store_kv(__nv_bfloat16* q, const KvLayer& kv, const Product& qkv,
 void silu_mul(const ActivationOut& out, const Product& gate_up, int32_t n_tokens, int32_t width,
               cudaStream_t stream);
 
+/// out[i, :] = in[rows[i], :]; out and in do not overlap.
+void gather_rows(__nv_bfloat16* out, const __nv_bfloat16* in, const int32_t* rows, int32_t n_rows,
+                 int32_t width, cudaStream_t stream);
+
 }  // namespace troupe::cuda

@@ -38,11 +38,40 @@ Error bad_tensor(const std::string& file, const std::string& name, const std::st
   return fail(ErrorCode::kBadModel, file + ": tensor '" + printable(name) + "' " + what);
 }
 
+/// "layers.3.mlp.up_proj.weight" -> "layers.3.mlp.up_proj.weight_scale".
+std::string scale_name(const std::string& matrix) { return matrix + "_scale"; }
+
+/// An e4m3 matrix has a scale, one for all or one a row, as compressed-tensors and ModelOpt write
+/// it.
+Status check_scale(const StoredTensors& tensors, const Stored& matrix, const std::string& name) {
+  const auto it = tensors.find(scale_name(name));
+  if (it != tensors.end()) {
+    const TensorView& scale = it->second.view;
+    int64_t n = 1;
+    for (const int64_t d : scale.shape) n *= d;
+    const bool plain = block_elements(scale.dtype) == 1 && scale.dtype != DType::kF8E4M3;
+    if (plain && (n == 1 || n == matrix.view.rows())) return ok_status();
+  }
+  return bad_tensor(matrix.file, matrix.view.name,
+                    "has type F8_E4M3 but no weight_scale of one value or one a row");
+}
+
+/// Beside an e4m3 model's weights: scales of activations and of the KV cache. They are not used:
+/// activations get a scale per token as they come, the KV cache one of its own.
+bool is_unused_scale(std::string_view name) {
+  for (const std::string_view end :
+       {"_proj.input_scale", "_proj.output_scale", ".k_scale", ".v_scale", ".q_scale"}) {
+    if (name.ends_with(end)) return true;
+  }
+  return false;
+}
+
 /// Every tensor the config asks for is there with its shape and a usable type, and no tensor is
 /// there that the forward pass would silently leave out.
 Status check_tensors(const StoredTensors& tensors, const ModelConfig& config,
                      const std::string& path, bool vectors_f32) {
   std::set<std::string, std::less<>> known;
+  bool has_e4m3 = false;
   for (ExpectedTensor& want : expected_tensors(config)) {
     const auto it = tensors.find(want.name);
     if (it == tensors.end()) {
@@ -55,17 +84,22 @@ Status check_tensors(const StoredTensors& tensors, const ModelConfig& config,
                             ", but the configuration asks for " + shape_text(want.shape) +
                             ": the files do not belong together");
     }
-    const bool plain = block_elements(view.dtype) == 1;
+    const bool plain = block_elements(view.dtype) == 1 && view.dtype != DType::kF8E4M3;
     if (view.shape.size() == 1 && (vectors_f32 ? view.dtype != DType::kF32 : !plain)) {
       return bad_tensor(it->second.file, view.name,
                         "has type " + std::string(to_string(view.dtype)) +
                             ", a norm or bias must be F32: convert the model again");
     }
+    if (view.dtype == DType::kF8E4M3) {
+      has_e4m3 = true;
+      if (Status status = check_scale(tensors, it->second, want.name); !status.ok()) return status;
+      known.insert(scale_name(want.name));
+    }
     known.insert(std::move(want.name));
   }
   for (const auto& [name, stored] : tensors) {
     const bool spare_head = config.tied_head && name == "lm_head.weight";
-    if (known.count(name) == 0 && !spare_head) {
+    if (known.count(name) == 0 && !spare_head && !(has_e4m3 && is_unused_scale(name))) {
       return bad_tensor(stored.file, stored.view.name,
                         "is not part of a " + config.architecture +
                             " model as supported here: leaving it out would change the answers");
@@ -122,10 +156,11 @@ Status LoadedCheckpoint::take(const SafetensorsFile& file, const std::string& na
   // Rope's frequencies, which some old files carry along: computed from the config instead.
   if (name.ends_with("rotary_emb.inv_freq")) return ok_status();
   if (const auto it = file.unsupported().find(name); it != file.unsupported().end()) {
-    return bad_tensor(file.path(), name,
-                      "has type " + it->second +
-                          ": only F32, F16 and BF16 are supported, use the unquantised model or a "
-                          "GGUF file");
+    return bad_tensor(
+        file.path(), name,
+        "has type " + it->second +
+            ": only F32, F16, BF16 and F8_E4M3 are supported, use the unquantised model or a "
+            "GGUF file");
   }
   const auto it = file.tensors().find(name);
   if (it == file.tensors().end()) {

@@ -27,7 +27,8 @@ class Checkpoint {
   /// without the prefix: "embed_tokens.weight", "layers.3.self_attn.q_proj.weight" (.bias),
   /// "...k_proj", "...v_proj", "...o_proj", "...q_norm.weight", "...k_norm.weight",
   /// "layers.3.mlp.gate_proj.weight", "up_proj", "down_proj", "layers.3.input_layernorm.weight",
-  /// "layers.3.post_attention_layernorm.weight", "norm.weight", "lm_head.weight".
+  /// "layers.3.post_attention_layernorm.weight", "norm.weight", "lm_head.weight". A matrix
+  /// "X.weight" in F8_E4M3 comes with "X.weight_scale": one value, or one a row.
   [[nodiscard]] virtual const TensorView* find(std::string_view canonical_name) const = 0;
   /// Where the tokenizer and the chat template live: the GGUF file, or null for a directory.
   [[nodiscard]] virtual const GgufFile* gguf() const = 0;

@@ -240,6 +240,11 @@ class Llama::Loader {
     if (tensor == nullptr)
       error_ = fail(ErrorCode::kBadModel, checkpoint_.path() + ": tensor " + name +
                                               " is missing; the file is incomplete");
+    if (tensor != nullptr && tensor->dtype == DType::kF8E4M3) {
+      error_ = fail(ErrorCode::kBadModel, checkpoint_.path() + ": tensor " + name +
+                                              " is F8_E4M3: such models run on a GPU only");
+      return nullptr;
+    }
     return tensor;
   }
 

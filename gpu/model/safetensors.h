@@ -20,7 +20,7 @@ class SafetensorsFile {
   static Result<std::unique_ptr<SafetensorsFile>> open(const std::string& path);
 
   [[nodiscard]] const std::string& path() const { return file_.path(); }
-  /// Tensors in F32, F16 or BF16, aligned to their element. A scalar has an empty shape.
+  /// Tensors in F32, F16, BF16 or F8_E4M3, aligned to their element. A scalar has an empty shape.
   [[nodiscard]] const std::map<std::string, TensorView, std::less<>>& tensors() const {
     return tensors_;
   }

@@ -106,6 +106,7 @@ void dequantize_block(DType dtype, const std::byte* block, float* out) {
     case DType::kF32: *out = std::bit_cast<float>(u32_at(block, 0)); break;
     case DType::kF16: *out = f16_at(block, 0); break;
     case DType::kBF16: *out = float_from_bf16(u16_at(block, 0)); break;
+    case DType::kF8E4M3: *out = float_from_e4m3(static_cast<uint8_t>(u8_at(block, 0))); break;
     case DType::kQ4_0: q4_0(block, out); break;
     case DType::kQ4_1: q4_1(block, out); break;
     case DType::kQ5_0: q5_0(block, out); break;

@@ -201,6 +201,32 @@ TEST_F(CheckpointTest, TypesNobodyCanMultiplyAreNamed) {
   EXPECT_THAT(refusal(dir_.write("m.gguf", gguf.bytes())), HasSubstr("ffn_gate_exps"));
 }
 
+TEST_F(CheckpointTest, E4m3MatricesNeedTheirScale) {
+  write_tiny_hf({}, dir_ / "hf");
+  const auto with = [&](const std::vector<int64_t>& scale_shape, const std::string& extra) {
+    SafetensorsWriter w;
+    for (const auto& [name, t] : tiny_tensors({})) {
+      const bool fp8 = name == "layers.0.mlp.gate_proj.weight";
+      w.tensor("model." + name, fp8 ? "F8_E4M3" : "F32", t.shape,
+               fp8 ? std::string(t.values.size(), '\x38') : encode(t.values, DType::kF32));
+    }
+    size_t n = 1;
+    for (const int64_t d : scale_shape) n *= static_cast<size_t>(d);
+    w.tensor("model.layers.0.mlp.gate_proj.weight_scale", "F32", scale_shape,
+             encode(std::vector<float>(n, 0.5F), DType::kF32));
+    if (!extra.empty()) w.tensor(extra, "F32", {1}, std::string(4, '\0'));
+    dir_.write("hf/model.safetensors", w.bytes());
+    return refusal(dir_ / "hf");
+  };
+  const TinyModel m;
+  EXPECT_EQ(with({}, ""), "");
+  EXPECT_EQ(with({1}, "model.layers.0.mlp.gate_proj.input_scale"), "");
+  EXPECT_EQ(with({m.ffn, 1}, "model.layers.0.self_attn.k_scale"), "");
+  EXPECT_THAT(with({2}, ""), AllOf(HasSubstr("gate_proj"), HasSubstr("weight_scale")));
+  EXPECT_THAT(with({1}, "model.layers.0.mlp.up_proj.weight_scale"), HasSubstr("up_proj"));
+  EXPECT_THAT(with({1}, "model.layers.0.mlp.gate_proj.g_idx"), HasSubstr("g_idx"));
+}
+
 /// The tiny model in two shards with an index.
 class ShardedTest : public CheckpointTest {
  protected:

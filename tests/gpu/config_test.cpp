@@ -281,6 +281,33 @@ TEST_F(HfConfig, RefusesWithTheFieldNamed) {
   EXPECT_THAT(refusal(R"(,"mlp_bias":true)"), HasSubstr("mlp_bias"));
 }
 
+TEST_F(HfConfig, TakesE4m3Models) {
+  const auto group = [](const std::string& weights) {
+    return R"(,"quantization_config":{"quant_method":"compressed-tensors","config_groups":{"group_0":)"
+           R"({"targets":["Linear"],"weights":)" +
+           weights + "}}}";
+  };
+  for (const std::string& known :
+       {group(R"({"num_bits":8,"type":"float","strategy":"channel"})"),
+        group(R"({"num_bits":8,"type":"float","strategy":"tensor"})"),
+        std::string(R"(,"quantization_config":{"quant_method":"modelopt","quant_algo":"FP8"})"),
+        std::string(
+            R"(,"quantization_config":{"quant_method":"fp8","activation_scheme":"static"})")}) {
+    EXPECT_EQ(refusal(known), "") << known;
+  }
+  for (const std::string& unknown :
+       {group(R"({"num_bits":4,"type":"float","strategy":"channel"})"),
+        group(R"({"num_bits":8,"type":"int","strategy":"channel"})"),
+        group(R"({"num_bits":8,"type":"float","strategy":"block"})"), group("[]"),
+        std::string(R"(,"quantization_config":{"quant_method":"modelopt","quant_algo":"NVFP4"})"),
+        std::string(
+            R"(,"quantization_config":{"quant_method":"fp8","weight_block_size":[128,128]})"),
+        std::string(R"(,"quantization_config":{"quant_method":"awq"})"),
+        std::string(R"(,"quantization_config":7)")}) {
+    EXPECT_THAT(refusal(unknown), HasSubstr("quantization_config")) << unknown;
+  }
+}
+
 TEST_F(HfConfig, FilesThatAreNoConfig) {
   EXPECT_EQ(config_from_hf(dir_.path()).error().code, ErrorCode::kNotFound);
   for (const std::string& text :

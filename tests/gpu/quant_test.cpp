@@ -6,6 +6,7 @@
 
 #include <array>
 #include <bit>
+#include <cmath>
 #include <fstream>
 #include <sstream>
 
@@ -96,6 +97,19 @@ TEST(Dequantize, Q6_KScalesAreSigned) {
   const auto w = expand(DType::kQ6_K, block);
   EXPECT_EQ(w[255], -1.0F * (62 - 32));
   EXPECT_EQ(w[254], 32.0F);
+}
+
+TEST(Dequantize, E4m3) {
+  const auto value = [](uint8_t code) { return expand(DType::kF8E4M3, {std::byte{code}})[0]; };
+  EXPECT_EQ(value(0x38), 1.0F);
+  EXPECT_EQ(value(0xb9), -1.125F);
+  EXPECT_EQ(value(0x7e), 448.0F);
+  EXPECT_EQ(value(0x08), 0x1p-6F);      // the least normal number
+  EXPECT_EQ(value(0x07), 7 * 0x1p-9F);  // the largest below it
+  EXPECT_EQ(value(0x81), -0x1p-9F);
+  EXPECT_TRUE(std::signbit(value(0x80)));
+  EXPECT_TRUE(std::isnan(value(0x7f)));
+  EXPECT_TRUE(std::isnan(value(0xff)));
 }
 
 // Vectors made with the Python package `gguf` (gguf.quants.dequantize) from random blocks. One line

@@ -23,6 +23,7 @@ inline uint32_t ggml_type(DType t) {
     case DType::kQ4_K: return 12;
     case DType::kQ6_K: return 14;
     case DType::kBF16: return 30;
+    case DType::kF8E4M3: break;  // not in GGUF
   }
   return 0;
 }

@@ -1,0 +1,413 @@
+#include "gpu/base/check.h"
+#include "gpu/cuda/launch.cuh"
+#include "gpu/cuda/ops.h"
+
+#include <algorithm>
+
+namespace troupe::cuda {
+namespace {
+
+constexpr float kLargestE4m3 = 448.0F;
+constexpr int kMaxThreads = 1024;
+
+// ---- reductions ---------------------------------------------------------------------------------
+
+struct Sum {
+  __device__ static float apply(float a, float b) { return a + b; }
+};
+struct Largest {
+  __device__ static float apply(float a, float b) { return fmaxf(a, b); }
+};
+
+/// Of all threads of the block, the same in every thread and run. `scratch` is [32], one use each.
+template <class Op>
+__device__ float reduce_block(float value, float* scratch) {
+#pragma unroll
+  for (int delta = 16; delta > 0; delta /= 2)
+    value = Op::apply(value, __shfl_xor_sync(~0U, value, delta));
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : 0.0F;
+#pragma unroll
+  for (int delta = 16; delta > 0; delta /= 2)
+    value = Op::apply(value, __shfl_xor_sync(~0U, value, delta));
+  return value;
+}
+
+/// v[j][:] of a row held by the block -> e4m3 with one scale. Vector j of thread t is t + j * size.
+template <int kVectors>
+__device__ void store_codes(const ActivationOut& out, int64_t row, int32_t width,
+                            const float (&v)[kVectors][8], float* scratch) {
+  float largest = 0.0F;
+#pragma unroll
+  for (int j = 0; j < kVectors; ++j)
+#pragma unroll
+    for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(v[j][i]));
+  largest = reduce_block<Largest>(largest, scratch);
+  const float scale = largest > 0.0F ? largest / kLargestE4m3 : 1.0F;
+  if (threadIdx.x == 0) out.token_scale[row] = scale;
+#pragma unroll
+  for (int j = 0; j < kVectors; ++j) {
+    const int32_t at = static_cast<int32_t>(threadIdx.x + j * blockDim.x) * 8;
+    if (at < width) store8(out.codes + row * width + at, v[j], 1.0F / scale);
+  }
+}
+
+/// Threads that hold a row of `width` values at 8 a thread and vector.
+struct RowShape {
+  int32_t threads = 32;
+  int32_t vectors = 1;
+};
+RowShape row_shape(int32_t width) {
+  TROUPE_CHECK(width % 8 == 0 && width > 0 && width <= kMaxThreads * 8 * 4) << width;
+  const int32_t n = width / 8;
+  RowShape shape;
+  while (n > shape.vectors * kMaxThreads) shape.vectors *= 2;
+  shape.threads = (n + shape.vectors - 1) / shape.vectors;
+  shape.threads = (shape.threads + 31) / 32 * 32;
+  return shape;
+}
+
+// ---- embedding ----------------------------------------------------------------------------------
+
+__global__ void embedding_kernel(__nv_bfloat16* out, const __nv_bfloat16* table,
+                                 const int32_t* tokens, int32_t vocab_begin, int32_t vocab_local,
+                                 int32_t hidden) {
+  release_downstream();
+  wait_for_upstream();
+  const int64_t t = blockIdx.x;
+  const int64_t local = tokens[t] - vocab_begin;
+  const bool ours = local >= 0 && local < vocab_local;
+  const auto* from = reinterpret_cast<const uint4*>(table + local * hidden);
+  auto* to = reinterpret_cast<uint4*>(out + t * hidden);
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < hidden / 8;
+       i += static_cast<int32_t>(blockDim.x))
+    to[i] = ours ? from[i] : uint4{};
+}
+
+// ---- norm ---------------------------------------------------------------------------------------
+
+template <int kVectors>
+__global__ void __launch_bounds__(kMaxThreads)
+    add_rms_norm_kernel(ActivationOut out, __nv_bfloat16* residual, Product x,
+                        const __nv_bfloat16* bias, const __nv_bfloat16* weight, int32_t hidden,
+                        float eps) {
+  __shared__ float scratch[2][32];
+  release_downstream();
+  const int64_t row = blockIdx.x;
+  float gain[kVectors][8] = {};  // weights and biases are there before the step
+#pragma unroll
+  for (int j = 0; j < kVectors; ++j) {
+    const int32_t at = static_cast<int32_t>(threadIdx.x + j * blockDim.x) * 8;
+    if (at < hidden) load8(gain[j], weight + at);
+  }
+  wait_for_upstream();
+  const float token_scale = x.token_scale != nullptr ? x.token_scale[row] : 1.0F;
+  float v[kVectors][8] = {};
+  float squares = 0.0F;
+#pragma unroll
+  for (int j = 0; j < kVectors; ++j) {
+    const int32_t at = static_cast<int32_t>(threadIdx.x + j * blockDim.x) * 8;
+    if (at >= hidden) continue;
+    __nv_bfloat16* sum = residual + row * hidden + at;
+    load8(v[j], sum);
+    if (x.data != nullptr) {
+      float add[8];
+      load8(add, x.data + row * hidden + at);
+      if (x.channel_scale != nullptr) {
+        float channel[8];
+        load8(channel, x.channel_scale + at);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) add[i] *= token_scale * channel[i];
+      }
+      if (bias != nullptr) {
+        float b[8];
+        load8(b, bias + at);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) add[i] += b[i];
+      }
+      // The norm sees what the next layer will read back.
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[j][i] = __bfloat162float(__float2bfloat16_rn(v[j][i] + add[i]));
+      store8(sum, v[j]);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) squares += v[j][i] * v[j][i];
+  }
+  squares = reduce_block<Sum>(squares, scratch[0]);
+  const float factor = rsqrtf(squares / static_cast<float>(hidden) + eps);
+#pragma unroll
+  for (int j = 0; j < kVectors; ++j) {
+    const int32_t at = static_cast<int32_t>(threadIdx.x + j * blockDim.x) * 8;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[j][i] *= factor * gain[j][i];
+    if (out.data != nullptr && at < hidden) store8(out.data + row * hidden + at, v[j]);
+  }
+  if (out.codes != nullptr) store_codes<kVectors>(out, row, hidden, v, scratch[1]);
+}
+
+// ---- rotary embedding and KV --------------------------------------------------------------------
+
+struct RopeJob {
+  __nv_bfloat16* q;
+  KvLayer kv;
+  Product qkv;
+  const __nv_bfloat16* bias;
+  AttentionShape shape;
+  Rope rope;
+  const __nv_bfloat16* q_norm;
+  const __nv_bfloat16* k_norm;
+  float eps;
+  const int32_t* positions;
+  const int32_t* slots;
+};
+
+/// cos and sin of position * frequency. The product and its reduction are double, so that positions
+/// of 10^5 and more keep all that bf16 can show.
+__device__ __forceinline__ void angle(float* cosine, float* sine, int32_t position, float frequency,
+                                      float magnitude) {
+  constexpr double kTwoPi = 6.283185307179586476925;
+  const double a = static_cast<double>(position) * static_cast<double>(frequency);
+  const double turns = rint(a * (1.0 / kTwoPi));
+  const auto rest = static_cast<float>(a - turns * kTwoPi);
+  __sincosf(rest, sine, cosine);
+  *cosine *= magnitude;
+  *sine *= magnitude;
+}
+
+constexpr int kRopeThreads = 128;
+
+/// A group of kHeadDim / 8 lanes works on one head, 8 values a lane. Grid: tokens x head groups.
+template <int kHeadDim>
+__global__ void __launch_bounds__(kRopeThreads) rope_kernel(const __grid_constant__ RopeJob job) {
+  constexpr int kLanes = kHeadDim / 8;
+  release_downstream();
+  const int64_t t = blockIdx.x;
+  const int32_t lane = static_cast<int32_t>(threadIdx.x) % kLanes;
+  const int32_t n_q = job.shape.n_heads;
+  const int32_t n_kv = job.shape.n_kv_heads;
+  const int32_t n_heads = n_q + 2 * n_kv;
+  const int32_t wanted =
+      static_cast<int32_t>(blockIdx.y * (kRopeThreads / kLanes) + threadIdx.x / kLanes);
+  const bool active = wanted < n_heads;  // idle groups go on: shuffles need whole warps
+  const int32_t head = active ? wanted : n_heads - 1;
+  const bool is_q = head < n_q;
+  const bool is_v = head >= n_q + n_kv;
+  const int32_t at = lane * 8;
+  const int64_t column = int64_t{head} * kHeadDim + at;
+
+  const Rope rope = job.rope;
+  const int32_t half = rope.rotary_dim / 2;
+  const bool rotates = !is_v && at < rope.rotary_dim;
+  float frequency[8] = {};
+  float gain[8];
+  float add[8] = {};
+  float channel[8];
+  const __nv_bfloat16* norm = is_v ? nullptr : (is_q ? job.q_norm : job.k_norm);
+  if (rotates) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int32_t pair = rope.interleaved ? (at + i) / 2 : (at + i) % half;
+      frequency[i] = rope.inverse_frequency[pair];
+    }
+  }
+  if (norm != nullptr) load8(gain, norm + at);
+  if (job.bias != nullptr) load8(add, job.bias + column);
+  const bool scaled = job.qkv.channel_scale != nullptr;
+  if (scaled) load8(channel, job.qkv.channel_scale + column);
+  wait_for_upstream();
+
+  const int32_t position = job.positions[t];
+  float v[8];
+  load8(v, job.qkv.data + t * n_heads * kHeadDim + column);
+  if (scaled) {
+    const float token_scale = job.qkv.token_scale[t];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] *= token_scale * channel[i];
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[i] += add[i];
+  // Lanes of a warp may be on different kinds of head, so all of them take part in the shuffles.
+  float squares = 0.0F;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) squares += v[i] * v[i];
+#pragma unroll
+  for (int delta = kLanes / 2; delta > 0; delta /= 2)
+    squares += __shfl_xor_sync(~0U, squares, delta, kLanes);
+  if (norm != nullptr) {
+    const float factor = rsqrtf(squares / kHeadDim + job.eps);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] *= factor * gain[i];
+  }
+  const int32_t partner = at < half ? lane + half / 8 : lane - half / 8;
+  float rotated[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float other =
+        rope.interleaved ? v[i ^ 1] : __shfl_sync(~0U, v[i], rotates ? partner : lane, kLanes);
+    rotated[i] = v[i];
+    if (!rotates) continue;
+    float cosine = 0.0F;
+    float sine = 0.0F;
+    angle(&cosine, &sine, position, frequency[i], rope.magnitude);
+    const bool first = rope.interleaved ? i % 2 == 0 : at < half;
+    rotated[i] = v[i] * cosine + (first ? -other : other) * sine;
+  }
+  if (!active) return;
+  if (is_q) {
+    store8(job.q + (t * n_q + head) * kHeadDim + at, rotated);
+    return;
+  }
+  const int32_t kv_head = head - n_q - (is_v ? n_kv : 0);
+  const int64_t to =
+      ((int64_t{job.slots[t]} * n_kv + kv_head) * 2 + (is_v ? 1 : 0)) * kHeadDim + at;
+  if (job.kv.format == KvFormat::kBf16) {
+    store8(static_cast<__nv_bfloat16*>(job.kv.data) + to, rotated);
+  } else {
+    store8(static_cast<uint8_t*>(job.kv.data) + to, rotated,
+           1.0F / (is_v ? job.kv.v_scale : job.kv.k_scale));
+  }
+}
+
+// ---- activation ---------------------------------------------------------------------------------
+
+struct GateUp {
+  Product product;
+  int32_t width;
+};
+
+/// silu(gate) * up of 8 columns; fp8 products get their scales here.
+__device__ __forceinline__ void silu_mul8(float (&v)[8], const GateUp& in, int64_t t, int32_t at,
+                                          float token_scale) {
+  float gate[8];
+  float up[8];
+  const int64_t row = t * 2 * in.width;
+  load8(gate, in.product.data + row + at);
+  load8(up, in.product.data + row + in.width + at);
+  if (in.product.channel_scale != nullptr) {
+    float g[8];
+    float u[8];
+    load8(g, in.product.channel_scale + at);
+    load8(u, in.product.channel_scale + in.width + at);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      gate[i] *= token_scale * g[i];
+      up[i] *= token_scale * u[i];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[i] = gate[i] / (1.0F + __expf(-gate[i])) * up[i];
+}
+
+__global__ void silu_mul_kernel(__nv_bfloat16* out, GateUp in) {
+  release_downstream();
+  wait_for_upstream();
+  const int64_t t = blockIdx.x;
+  const int32_t at = static_cast<int32_t>(blockIdx.y * blockDim.x + threadIdx.x) * 8;
+  if (at >= in.width) return;
+  const float token_scale = in.product.token_scale != nullptr ? in.product.token_scale[t] : 1.0F;
+  float v[8];
+  silu_mul8(v, in, t, at, token_scale);
+  store8(out + t * in.width + at, v);
+}
+
+template <int kVectors>
+__global__ void __launch_bounds__(kMaxThreads)
+    silu_mul_quantize_kernel(ActivationOut out, GateUp in) {
+  __shared__ float scratch[32];
+  release_downstream();
+  wait_for_upstream();
+  const int64_t t = blockIdx.x;
+  const float token_scale = in.product.token_scale != nullptr ? in.product.token_scale[t] : 1.0F;
+  float v[kVectors][8] = {};
+#pragma unroll
+  for (int j = 0; j < kVectors; ++j) {
+    const int32_t at = static_cast<int32_t>(threadIdx.x + j * blockDim.x) * 8;
+    if (at >= in.width) continue;
+    silu_mul8(v[j], in, t, at, token_scale);
+    if (out.data != nullptr) store8(out.data + t * in.width + at, v[j]);
+  }
+  store_codes<kVectors>(out, t, in.width, v, scratch);
+}
+
+__global__ void gather_rows_kernel(__nv_bfloat16* out, const __nv_bfloat16* in, const int32_t* rows,
+                                   int32_t width) {
+  release_downstream();
+  wait_for_upstream();
+  const auto* from = reinterpret_cast<const uint4*>(in + int64_t{rows[blockIdx.x]} * width);
+  auto* to = reinterpret_cast<uint4*>(out + int64_t{blockIdx.x} * width);
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width / 8;
+       i += static_cast<int32_t>(blockDim.x))
+    to[i] = from[i];
+}
+
+unsigned u(int32_t n) { return static_cast<unsigned>(n); }
+
+}  // namespace
+
+// ---- the ops ------------------------------------------------------------------------------------
+
+void embedding(__nv_bfloat16* out, const __nv_bfloat16* table, const int32_t* tokens,
+               int32_t vocab_begin, int32_t vocab_local, int32_t n_tokens, int32_t hidden,
+               cudaStream_t stream) {
+  if (n_tokens == 0) return;
+  TROUPE_CHECK(hidden % 8 == 0) << hidden;
+  const int32_t threads = std::clamp((hidden / 8 + 31) / 32 * 32, 32, 256);
+  launch(embedding_kernel, dim3(u(n_tokens)), dim3(u(threads)), 0, stream, out, table, tokens,
+         vocab_begin, vocab_local, hidden);
+}
+
+void add_rms_norm(const ActivationOut& out, __nv_bfloat16* residual, const Product& x,
+                  const __nv_bfloat16* bias, const __nv_bfloat16* weight, int32_t n_tokens,
+                  int32_t hidden, float eps, cudaStream_t stream) {
+  if (n_tokens == 0) return;
+  const RowShape shape = row_shape(hidden);
+  const auto kernel = shape.vectors == 1   ? add_rms_norm_kernel<1>
+                      : shape.vectors == 2 ? add_rms_norm_kernel<2>
+                                           : add_rms_norm_kernel<4>;
+  launch(kernel, dim3(u(n_tokens)), dim3(u(shape.threads)), 0, stream, out, residual, x, bias,
+         weight, hidden, eps);
+}
+
+void rope_and_store_kv(__nv_bfloat16* q, const KvLayer& kv, const Product& qkv,
+                       const __nv_bfloat16* bias, const AttentionShape& shape, const Rope& rope,
+                       const __nv_bfloat16* q_norm, const __nv_bfloat16* k_norm, float eps,
+                       const int32_t* positions, const int32_t* slots, int32_t n_tokens,
+                       cudaStream_t stream) {
+  if (n_tokens == 0) return;
+  TROUPE_CHECK(shape.head_dim == 64 || shape.head_dim == 128) << shape.head_dim;
+  TROUPE_CHECK(rope.rotary_dim % 16 == 0 && rope.rotary_dim <= shape.head_dim) << rope.rotary_dim;
+  const RopeJob job = {q, kv, qkv, bias, shape, rope, q_norm, k_norm, eps, positions, slots};
+  const int32_t heads_per_block = kRopeThreads / (shape.head_dim / 8);
+  const int32_t n_heads = shape.n_heads + 2 * shape.n_kv_heads;
+  launch(shape.head_dim == 64 ? rope_kernel<64> : rope_kernel<128>,
+         dim3(u(n_tokens), u((n_heads + heads_per_block - 1) / heads_per_block)),
+         dim3(kRopeThreads), 0, stream, job);
+}
+
+void silu_mul(const ActivationOut& out, const Product& gate_up, int32_t n_tokens, int32_t width,
+              cudaStream_t stream) {
+  if (n_tokens == 0) return;
+  const GateUp in = {gate_up, width};
+  if (out.codes == nullptr) {
+    TROUPE_CHECK(width % 8 == 0) << width;
+    constexpr int32_t kThreads = 256;
+    launch(silu_mul_kernel, dim3(u(n_tokens), u((width / 8 + kThreads - 1) / kThreads)),
+           dim3(kThreads), 0, stream, out.data, in);
+    return;
+  }
+  const RowShape shape = row_shape(width);
+  const auto kernel = shape.vectors == 1   ? silu_mul_quantize_kernel<1>
+                      : shape.vectors == 2 ? silu_mul_quantize_kernel<2>
+                                           : silu_mul_quantize_kernel<4>;
+  launch(kernel, dim3(u(n_tokens)), dim3(u(shape.threads)), 0, stream, out, in);
+}
+
+void gather_rows(__nv_bfloat16* out, const __nv_bfloat16* in, const int32_t* rows, int32_t n_rows,
+                 int32_t width, cudaStream_t stream) {
+  if (n_rows == 0) return;
+  TROUPE_CHECK(width % 8 == 0) << width;
+  launch(gather_rows_kernel, dim3(u(n_rows)), dim3(256), 0, stream, out, in, rows, width);
+}
+
+}  // namespace troupe::cuda

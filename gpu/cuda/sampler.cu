@@ -1,0 +1,389 @@
+#include "gpu/cuda/launch.cuh"
+#include "gpu/cuda/sampler.h"
+#include "gpu/cuda/sampler_truncate.cuh"
+
+#include <algorithm>
+
+namespace troupe::cuda {
+namespace {
+
+constexpr int32_t kMaxSplits = 32;  // blocks that share a row
+
+struct Partial {
+  double score;
+  int32_t id;
+  int32_t failed;
+};
+
+struct Job {
+  float* logits;
+  int32_t vocab;
+  int32_t n_rows;
+  Partial* partials;     // [max_rows][kMaxSplits]
+  uint32_t* row_ticket;  // [max_rows], zero between steps
+  uint32_t* step_ticket;
+  StepState::Device d;
+};
+
+__device__ __forceinline__ uint64_t clock_ns() {
+  uint64_t ns = 0;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns));
+  return ns;
+}
+
+__device__ __forceinline__ bool finite(float x) {
+  return (__float_as_uint(x) & 0x7f800000U) != 0x7f800000U;
+}
+
+/// Best candidate of the block, in every thread.
+__device__ Candidate best_of_block(Candidate c, Candidate* scratch) {
+  c = best_of_warp(c);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = c;
+  __syncthreads();
+  c = scratch[0];
+  for (int w = 1; w < kSampleThreads / 32; ++w)
+    if (beats(scratch[w], c)) c = scratch[w];
+  return c;
+}
+
+/// This thread's best of the four tokens of a group. Most are too improbable for their noise to
+/// matter and are left out by a bound.
+__device__ __forceinline__ void score_group(Candidate& best, const float (&x)[4], int32_t first,
+                                            int32_t n, const RowSampling& p, int32_t position,
+                                            float inverse) {
+  const Words words = random_words(p.seed, position, static_cast<uint32_t>(first) / 4);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    if (first + j >= n || x[j] == -INFINITY) continue;
+    if (best.id >= 0 && score_bound(x[j], inverse, words.w[j]) < static_cast<float>(best.score))
+      continue;
+    const Candidate c = {exact_score(x[j], p.temperature, words.w[j]), first + j};
+    if (beats(c, best)) best = c;
+  }
+}
+
+__device__ __forceinline__ void load_group(float (&x)[4], const float* row, int32_t first,
+                                           int32_t n, bool aligned) {
+  if (aligned && first + 4 <= n) {
+    const float4 v = *reinterpret_cast<const float4*>(row + first);
+    x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) x[j] = first + j < n ? row[first + j] : 0.0F;
+}
+
+/// Tokens of groups begin, begin + stride ...: arg max, with noise unless greedy.
+__device__ Partial scan(const float* row, int32_t n, const RowSampling& p, int32_t position,
+                        int32_t begin, int32_t stride, Candidate* scratch) {
+  const bool aligned = reinterpret_cast<uintptr_t>(row) % 16 == 0;
+  const bool greedy = !(p.temperature > 0.0F);
+  const float inverse = greedy ? 0.0F : 1.0F / p.temperature;
+  Candidate best = {0.0, -1};
+  float largest = -INFINITY;
+  int32_t largest_id = -1;
+  bool bad = false;
+  for (int32_t g = begin; g * 4 < n; g += stride) {
+    float x[4];
+    load_group(x, row, g * 4, n, aligned);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) bad |= !finite(x[j]);
+    if (greedy) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (g * 4 + j < n && x[j] > largest) largest = x[j], largest_id = g * 4 + j;
+    } else {
+      score_group(best, x, g * 4, n, p, position, inverse);
+    }
+  }
+  if (greedy) best = {static_cast<double>(largest), largest_id};
+  best = best_of_block(best, scratch);
+  return {best.score, best.id, __syncthreads_or(bad ? 1 : 0)};
+}
+
+// ---- a row that needs all its logits at once ----------------------------------------------------
+
+/// The logit before adjust_row(): undoes it for the chosen token.
+__device__ float original_logit(float x, int32_t id, const RowSampling& p, const RowLists& lists,
+                                const uint16_t* counts) {
+  auto v = static_cast<double>(x);
+  if (p.counts != 0 && counts[id] != 0) {
+    const int32_t in_output = counts[id] & 0x7fff;
+    if (in_output > 0)
+      v += static_cast<double>(p.presence_penalty) +
+           static_cast<double>(p.frequency_penalty) * in_output;
+    v = v > 0 ? v * static_cast<double>(p.repetition_penalty)
+              : v / static_cast<double>(p.repetition_penalty);
+  }
+  for (int32_t i = 0; i < p.n_bias; ++i)
+    if (lists.bias[i].token == id) v -= static_cast<double>(lists.bias[i].bias);
+  return static_cast<float>(v);
+}
+
+/// sampling::adjust() of the CPU: bias, penalties, mask of stop tokens, in this order.
+__device__ void adjust_row(float* x, int32_t n, const RowSampling& p, const RowLists& lists,
+                           const uint16_t* counts, int32_t n_produced) {
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.n_bias; i += kSampleThreads) {
+    const LogitBias b = lists.bias[i];
+    if (b.token >= 0 && b.token < n) x[b.token] += b.bias;
+  }
+  __syncthreads();
+  if (p.counts != 0) {
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n; i += kSampleThreads) {
+      const uint16_t c = counts[i];
+      if (c == 0) continue;
+      float v = x[i];
+      v = v > 0.0F ? v / p.repetition_penalty : v * p.repetition_penalty;
+      const int32_t in_output = c & 0x7fff;
+      if (in_output > 0)
+        v -= __fadd_rn(p.presence_penalty,
+                       __fmul_rn(p.frequency_penalty, static_cast<float>(in_output)));
+      x[i] = v;
+    }
+  }
+  __syncthreads();
+  if (n_produced < p.min_tokens) {
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.n_stop; i += kSampleThreads)
+      if (lists.stop[i] >= 0 && lists.stop[i] < n) x[lists.stop[i]] = -INFINITY;
+  }
+  __syncthreads();
+}
+
+__device__ float largest_of_row(const float* x, int32_t n, Candidate* scratch) {
+  Candidate best = {0.0, -1};
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n; i += kSampleThreads)
+    if (x[i] != -INFINITY && (best.id < 0 || static_cast<double>(x[i]) > best.score))
+      best = {static_cast<double>(x[i]), i};
+  best = best_of_block(best, scratch);
+  return best.id < 0 ? -INFINITY : static_cast<float>(best.score);
+}
+
+/// log(sum(exp(x))) of the row, and its most probable tokens in s.top, best first.
+__device__ double log_sum_and_top(RowScratch& s, const Row& row, int32_t n_top) {
+  double sum = 0.0;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.n; i += kSampleThreads)
+    sum += exp(static_cast<double>(row.x[i] - row.peak));
+  const double log_sum = static_cast<double>(row.peak) + log(sum_block(sum, s.warp_double));
+  n_top = min(n_top, row.n);
+  if (threadIdx.x == 0) s.n_top = 0;
+  __syncthreads();
+  if (n_top <= 0) return log_sum;
+  const Threshold best = select(s, row, Threshold{}, true, static_cast<unsigned long long>(n_top));
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.n; i += kSampleThreads)
+    if (best.keeps(row.x[i], i)) s.top[atomicAdd(&s.n_top, 1)] = {i, row.x[i]};
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    for (int32_t i = 1; i < s.n_top; ++i) {  // at most kMaxTopLogprobs: insertion sort
+      const TokenLogprob c = s.top[i];
+      int32_t j = i;
+      for (; j > 0 && (s.top[j - 1].logprob < c.logprob ||
+                       (s.top[j - 1].logprob == c.logprob && s.top[j - 1].token > c.token));
+           --j)
+        s.top[j] = s.top[j - 1];
+      s.top[j] = c;
+    }
+    for (int32_t i = 0; i < s.n_top; ++i)
+      s.top[i].logprob = static_cast<float>(static_cast<double>(s.top[i].logprob) - log_sum);
+  }
+  __syncthreads();
+  return log_sum;
+}
+
+/// sampling::choose_truncated() of the CPU on an adjusted row.
+__device__ Candidate choose_truncated(RowScratch& s, Row row, const RowSampling& p,
+                                      int32_t position) {
+  row.inverse = 1.0 / static_cast<double>(p.temperature);
+  Threshold kept;
+  const bool by_rank = p.top_k > 0 && p.top_k < row.n;
+  if (by_rank) {
+    uint32_t live = 0;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.n; i += kSampleThreads)
+      live += row.x[i] != -INFINITY ? 1 : 0;
+    live = sum_block(live, s.warp_count);
+    if (live > static_cast<uint32_t>(p.top_k))
+      kept = select(s, row, kept, true, static_cast<unsigned long long>(p.top_k));
+  }
+  if (p.top_p < 1.0F) {
+    unsigned long long total = 0;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.n; i += kSampleThreads)
+      if (kept.keeps(row.x[i], i)) total += fixed_mass(row, row.x[i]);
+    total = sum_block(total, s.warp_mass);
+    const double need = static_cast<double>(p.top_p) * static_cast<double>(total);
+    auto wanted = static_cast<unsigned long long>(ceil(need));
+    wanted = min(max(wanted, 1ULL), total);
+    kept = select(s, row, kept, false, wanted);
+  }
+  const double least = static_cast<double>(p.min_p);
+  const float low = p.min_p > 0.0F
+                        ? static_cast<float>(log(least) / row.inverse) - 1e-3F * p.temperature
+                        : -INFINITY;
+  Candidate best = {0.0, -1};
+  for (int32_t g = static_cast<int32_t>(threadIdx.x); g * 4 < row.n; g += kSampleThreads) {
+    float x[4];
+    bool any = false;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int32_t id = g * 4 + j;
+      x[j] = id < row.n ? row.x[id] : -INFINITY;
+      bool keep = kept.keeps(x[j], id) && x[j] - row.peak >= low;
+      if (keep && p.min_p > 0.0F)
+        keep = exp(static_cast<double>(x[j] - row.peak) * row.inverse) >= least;
+      if (!keep) x[j] = -INFINITY;
+      any |= keep;
+    }
+    if (any) score_group(best, x, g * 4, row.n, p, position, 1.0F / p.temperature);
+  }
+  return best_of_block(best, s.warp_best);
+}
+
+struct Chosen {
+  Candidate best;
+  float logprob;
+  int32_t failed;
+};
+
+__device__ Chosen sample_whole_row(RowScratch& s, float* x, int32_t n, const RowSampling& p,
+                                   const RowLists& lists, const uint16_t* counts,
+                                   int32_t position) {
+  int bad = 0;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n; i += kSampleThreads)
+    bad |= finite(x[i]) ? 0 : 1;
+  if (threadIdx.x == 0) s.n_top = 0;
+  if (__syncthreads_or(bad) != 0) return {{0.0, -1}, 0.0F, 1};
+  double log_sum = 0.0;
+  if (p.n_logprobs >= 0) {
+    const Row raw = {x, n, largest_of_row(x, n, s.warp_best), 1.0};
+    log_sum = log_sum_and_top(s, raw, p.n_logprobs);
+  }
+  adjust_row(x, n, p, lists, counts, position - p.n_prompt);
+  Candidate best = {0.0, -1};
+  const float peak = largest_of_row(x, n, s.warp_best);
+  if (peak != -INFINITY) {
+    const bool truncates = p.top_k > 0 || p.top_p < 1.0F || p.min_p > 0.0F;
+    if (p.temperature > 0.0F && truncates) {
+      best = choose_truncated(s, {x, n, peak, 1.0}, p, position);
+    } else {
+      const Partial all =
+          scan(x, n, p, position, static_cast<int32_t>(threadIdx.x), kSampleThreads, s.warp_best);
+      best = {all.score, all.id};  // masked logits are infinite, and the raw ones were checked
+    }
+  }
+  float logprob = 0.0F;
+  if (best.id >= 0 && p.n_logprobs >= 0) {
+    const float raw = original_logit(x[best.id], best.id, p, lists, counts);
+    logprob = static_cast<float>(static_cast<double>(raw) - log_sum);
+  }
+  return {best, logprob, best.id < 0 ? 1 : 0};
+}
+
+// ---- the kernel ---------------------------------------------------------------------------------
+
+/// Thread 0: the row's token to the next step and to the host.
+__device__ void finish_row(const Job& job, uint64_t entry, int32_t i, const StepSample& sample,
+                           const Chosen& chosen) {
+  SampleOutcome out;
+  out.failed = chosen.failed != 0 || chosen.best.id < 0 ? 1 : 0;
+  out.token = out.failed != 0 ? 0 : chosen.best.id;
+  out.logprob = chosen.logprob;
+  job.d.last_token[sample.row] = out.token;
+  job.d.sample_outcomes[entry * job.d.max_rows + i] = out;
+}
+
+/// Thread 0 of every block, last: the block that ends last ends the step.
+__device__ void finish_block(const Job& job, uint32_t n_blocks) {
+  __threadfence_system();
+  if (atomicAdd(job.step_ticket, 1U) != n_blocks - 1) return;
+  *job.step_ticket = 0;
+  __threadfence_system();
+  const uint64_t step = *job.d.step;
+  StepOutcome& out = job.d.outcomes[step % StepState::kRing];
+  out.begin_ns = *job.d.begin_ns;
+  out.end_ns = clock_ns();
+  *job.d.step = step + 1;
+  __threadfence_system();
+  *static_cast<volatile uint64_t*>(&out.sequence) = step + 1;
+}
+
+/// Grid: splits x rows.
+__global__ void __launch_bounds__(kSampleThreads) sample_kernel(const __grid_constant__ Job job) {
+  __shared__ RowScratch s;
+  wait_for_upstream();
+  const auto split = static_cast<int32_t>(blockIdx.x);
+  const auto n_splits = static_cast<int32_t>(gridDim.x);
+  const auto i = static_cast<int32_t>(blockIdx.y);
+  const uint64_t entry = *job.d.step % StepState::kRing;
+  const StepSample sample = i < job.n_rows ? job.d.samples[i] : StepSample{};
+  if (sample.row >= 0) {
+    const RowSampling p = job.d.sampling[sample.row];
+    float* row = job.logits + int64_t{i} * job.vocab;
+    if (p.one_scan != 0) {
+      const Partial mine = scan(row, job.vocab, p, sample.position,
+                                split * kSampleThreads + static_cast<int32_t>(threadIdx.x),
+                                n_splits * kSampleThreads, s.warp_best);
+      if (threadIdx.x == 0) {
+        Partial* partials = job.partials + int64_t{i} * kMaxSplits;
+        partials[split] = mine;
+        __threadfence();
+        const uint32_t ticket = atomicAdd(job.row_ticket + i, 1U);
+        if (ticket == static_cast<uint32_t>(n_splits) - 1) {
+          __threadfence();
+          job.row_ticket[i] = 0;
+          Chosen all = {{0.0, -1}, 0.0F, 0};
+          for (int32_t k = 0; k < n_splits; ++k) {
+            const Partial part = {__ldcg(&partials[k].score), __ldcg(&partials[k].id),
+                                  __ldcg(&partials[k].failed)};
+            all.failed |= part.failed;
+            if (beats({part.score, part.id}, all.best)) all.best = {part.score, part.id};
+          }
+          finish_row(job, entry, i, sample, all);
+        }
+      }
+    } else if (split == 0) {
+      const uint16_t* counts = job.d.counts + int64_t{sample.row} * job.d.vocab_stride;
+      const Chosen chosen =
+          sample_whole_row(s, row, job.vocab, p, job.d.lists[sample.row], counts, sample.position);
+      if (threadIdx.x == 0) {
+        finish_row(job, entry, i, sample, chosen);
+        const int64_t at = static_cast<int64_t>(entry) * job.d.max_rows + i;
+        job.d.sample_outcomes[at].n_top = s.n_top;
+        for (int32_t k = 0; k < s.n_top; ++k) job.d.top[at * kMaxTopLogprobs + k] = s.top[k];
+      }
+    }
+  }
+  if (threadIdx.x == 0) finish_block(job, gridDim.x * gridDim.y);
+}
+
+size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+}  // namespace
+
+size_t Sampler::device_bytes(int32_t max_rows) {
+  const auto rows = static_cast<size_t>(max_rows);
+  return aligned(rows * kMaxSplits * sizeof(Partial)) + aligned((rows + 1) * sizeof(uint32_t));
+}
+
+Sampler::Sampler(int32_t max_rows, int32_t vocab)
+    : max_rows_(max_rows), vocab_(vocab), memory_(device_bytes(max_rows)) {
+  TROUPE_CUDA(cudaMemset(memory_.data(), 0, memory_.bytes()));
+}
+
+void Sampler::run(float* logits, int32_t n_rows, const StepState::Device& device,
+                  cudaStream_t stream) {
+  Job job = {};
+  job.logits = logits;
+  job.vocab = vocab_;
+  job.n_rows = n_rows;
+  job.partials = reinterpret_cast<Partial*>(memory_.data());
+  job.row_ticket = reinterpret_cast<uint32_t*>(
+      memory_.data() + aligned(static_cast<size_t>(max_rows_) * kMaxSplits * sizeof(Partial)));
+  job.step_ticket = job.row_ticket + max_rows_;
+  job.d = device;
+  const int32_t rows = std::max(n_rows, 1);
+  const int32_t groups = (vocab_ + 4 * kSampleThreads - 1) / (4 * kSampleThreads);
+  const int32_t splits = std::clamp(264 / rows, 1, std::clamp(groups, 1, kMaxSplits));
+  launch(sample_kernel, dim3(static_cast<unsigned>(splits), static_cast<unsigned>(rows)),
+         dim3(kSampleThreads), 0, stream, job);
+}
+
+}  // namespace troupe::cuda

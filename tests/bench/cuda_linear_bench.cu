@@ -1,0 +1,208 @@
+// Times the matrix multiplies of a rank on the GPU: JSON lines, one a (shape, format, tokens,
+// kernel). Chains of multiplies in a CUDA graph over copies of the weights that together exceed the
+// L2 cache, random data, median of replays.
+//   cuda_linear_bench ops [8b|70b|head|tp] [tokens,...] [plans]   every kernel by itself, the own
+//   ones
+//                                                         in that many of the evenest cuts
+//   cuda_linear_bench layer [tokens,...]   the four multiplies of a layer of Llama-3-8B with
+//                                                 a small kernel after each
+#include "gpu/cuda/device.h"
+#include "gpu/cuda/graph_timer.h"
+#include "gpu/cuda/linear_lt.h"
+#include "gpu/cuda/linear_stream.h"
+#include "gpu/cuda/quantize.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace troupe::cuda;
+
+constexpr size_t kWorkspace = size_t{64} << 20;
+constexpr size_t kWeightBytes = size_t{1200}
+                                << 20;  // the largest matrix, or copies of smaller ones
+constexpr int64_t kBeyondCache = int64_t{160} << 20;
+
+struct NamedShape {
+  const char* name;
+  int64_t cols;
+  int64_t rows;
+  bool f32_out;
+};
+const std::vector<NamedShape> k8b = {{"qkv", 4096, 6144, false},
+                                     {"o", 4096, 4096, false},
+                                     {"gate_up", 4096, 28672, false},
+                                     {"down", 14336, 4096, false}};
+const std::vector<NamedShape> k70b = {{"qkv70", 8192, 10240, false},
+                                      {"o70", 8192, 8192, false},
+                                      {"gate_up70", 8192, 57344, false},
+                                      {"down70", 28672, 8192, false}};
+const std::vector<NamedShape> kHead = {{"head", 4096, 128256, true}};
+const std::vector<NamedShape> kTp = {
+    {"qkv70/2", 8192, 5120, false},      {"o70/2", 4096, 8192, false},
+    {"gate_up70/2", 8192, 28672, false}, {"down70/2", 14336, 8192, false},
+    {"qkv70/4", 8192, 2560, false},      {"o70/4", 2048, 8192, false},
+    {"gate_up70/4", 8192, 14336, false}, {"down70/4", 7168, 8192, false},
+    {"qkv70/8", 8192, 1280, false},      {"o70/8", 1024, 8192, false},
+    {"gate_up70/8", 8192, 7168, false},  {"down70/8", 3584, 8192, false}};
+
+struct Bench {
+  Bench()
+      : weights(kWeightBytes),
+        tokens(size_t{16} << 20),
+        out(size_t{160} << 20),
+        workspace(kWorkspace),
+        codes(size_t{16} << 20),
+        scales(4096) {
+    // Random bf16 bits of a sane size serve as e4m3 codes too, but for NaN codes.
+    fill_normal(reinterpret_cast<__nv_bfloat16*>(weights.data()), kWeightBytes / 2, 0.02F, 1, 0);
+    fill_normal(reinterpret_cast<__nv_bfloat16*>(tokens.data()), (int64_t{16} << 20) / 2, 1.0F, 2,
+                0);
+    TROUPE_CUDA(cudaDeviceSynchronize());
+  }
+  DeviceBuffer<std::byte> weights, tokens, out, workspace;
+  DeviceBuffer<uint8_t> codes;
+  DeviceBuffer<float> scales;
+  LtGemm lt;
+  StreamGemm stream;
+  std::span<std::byte> space() { return {workspace.data(), workspace.size()}; }
+};
+
+std::string name_of(const StreamVariant& v) {
+  return "stream-" + std::to_string(v.tokens) + "h" + std::to_string(v.tile_rows) + "c" +
+         std::to_string(v.cluster) + "b" + std::to_string(v.boxes) + "s" + std::to_string(v.stages);
+}
+
+void print(const char* shape, const GemmShape& s, const std::string& kernel, double us) {
+  const double bytes = static_cast<double>(s.rows * s.cols * element_bytes(s.format));
+  const double flop = 2.0 * static_cast<double>(s.rows * s.cols) * s.n_tokens;
+  std::printf(
+      "{\"shape\":\"%s\",\"rows\":%lld,\"cols\":%lld,\"format\":\"%s\",\"tokens\":%d,"
+      "\"kernel\":\"%s\",\"us\":%.2f,\"TB/s\":%.2f,\"TFLOP/s\":%.1f}\n",
+      shape, static_cast<long long>(s.rows), static_cast<long long>(s.cols),
+      s.format == WeightFormat::kFp8 ? "fp8" : "bf16", s.n_tokens, kernel.c_str(), us,
+      bytes / us * 1e-6, flop / us * 1e-6);
+  std::fflush(stdout);
+}
+
+void bench_ops(Bench& b, const std::vector<NamedShape>& shapes, const std::vector<int>& tokens,
+               int most) {
+  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+    for (const NamedShape& named : shapes) {
+      if (named.f32_out && format == WeightFormat::kFp8) continue;
+      for (const int m : tokens) {
+        const GemmShape s = {named.rows, named.cols, m, format, named.f32_out};
+        const int64_t bytes = s.rows * s.cols * element_bytes(format);
+        const int64_t copies = std::min((kBeyondCache + bytes - 1) / bytes,
+                                        static_cast<int64_t>(kWeightBytes) / bytes);
+        const auto call = [&](int32_t i) {
+          return GemmCall{b.out.data(), b.weights.data() + i % copies * bytes, b.tokens.data()};
+        };
+        const auto launches = static_cast<int32_t>(std::max<int64_t>(2 * copies, 8));
+        const auto plans = b.lt.plans(s, kWorkspace, 6);
+        double best = 1e30;
+        for (const LtPlan& plan : plans) {
+          const double us = time_in_graph(
+              [&](int32_t i, cudaStream_t st) { b.lt.run(plan, call(i), b.space(), st); },
+              launches);
+          if (&plan == &plans.front()) print(named.name, s, "cublaslt-first", us);
+          best = std::min(best, us);
+        }
+        if (!plans.empty()) print(named.name, s, "cublaslt-best", best);
+        int tried = 0;
+        for (const StreamPlan& plan : b.stream.plans(s)) {
+          const int width = plan.kernel->tokens;
+          if (width < m || (width > 16 && width >= 2 * m)) continue;
+          const double us = time_in_graph(
+              [&](int32_t i, cudaStream_t st) { b.stream.run(plan, s, call(i), st); }, launches);
+          print(named.name, s, name_of(plan.cut), us);
+          if (++tried == most) break;
+        }
+      }
+    }
+  }
+}
+
+/// One layer of Llama-3-8B: `multiply` four times with a small kernel after each.
+double time_layer(
+    Bench& b, WeightFormat format, int m,
+    const std::function<void(const GemmShape&, const GemmCall&, cudaStream_t)>& multiply) {
+  int64_t offset = 0;
+  const auto layer = [&](int32_t, cudaStream_t st) {
+    for (const NamedShape& named : k8b) {
+      const GemmShape s = {named.rows, named.cols, m, format, false};
+      const int64_t bytes = s.rows * s.cols * element_bytes(s.format);
+      if (offset + bytes > static_cast<int64_t>(kWeightBytes)) offset = 0;
+      multiply(s, {b.out.data(), b.weights.data() + offset, b.tokens.data()}, st);
+      offset += bytes;
+      quantize_rows(b.codes.data(), b.scales.data(),
+                    reinterpret_cast<const __nv_bfloat16*>(b.out.data()), m, 4096, st);
+    }
+  };
+  return time_in_graph(layer, 12);
+}
+
+void bench_layer(Bench& b, const std::vector<int>& tokens) {
+  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+    int64_t bytes = 0;
+    for (const NamedShape& n : k8b) bytes += n.rows * n.cols * element_bytes(format);
+    const auto report = [&](int m, const std::string& kernel, double us) {
+      std::printf(
+          "{\"layer\":\"8b\",\"format\":\"%s\",\"tokens\":%d,\"kernel\":\"%s\",\"us\":%.2f,"
+          "\"TB/s\":%.2f}\n",
+          format == WeightFormat::kFp8 ? "fp8" : "bf16", m, kernel.c_str(), us,
+          static_cast<double>(bytes) / us * 1e-6);
+      std::fflush(stdout);
+    };
+    for (const int m : tokens) {
+      report(m, "cublaslt-first",
+             time_layer(b, format, m, [&](const GemmShape& s, const GemmCall& c, cudaStream_t st) {
+               b.lt.run(b.lt.plans(s, kWorkspace, 1).front(), c, b.space(), st);
+             }));
+      // The n-th likeliest plan of every multiply.
+      for (const size_t choice : {0, 1, 2}) {
+        const auto multiply = [&](const GemmShape& s, const GemmCall& c, cudaStream_t st) {
+          std::vector<StreamPlan> fitting;
+          for (const StreamPlan& plan : b.stream.plans(s)) {
+            const int width = plan.kernel->tokens;
+            if (width >= m && (width <= 8 || width < 2 * m)) fitting.push_back(plan);
+          }
+          b.stream.run(fitting[std::min(choice, fitting.size() - 1)], s, c, st);
+        };
+        report(m, "stream-" + std::to_string(choice), time_layer(b, format, m, multiply));
+      }
+    }
+  }
+}
+
+std::vector<int> parse_tokens(const char* text) {
+  std::vector<int> out;
+  std::stringstream in(text);
+  for (std::string part; std::getline(in, part, ',');) out.push_back(std::stoi(part));
+  return out;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string mode = argc > 1 ? argv[1] : "ops";
+  Bench bench;
+  if (mode == "layer") {
+    bench_layer(bench, parse_tokens(argc > 2 ? argv[2] : "1,16,64"));
+    return 0;
+  }
+  const std::string set = argc > 2 ? argv[2] : "8b";
+  const std::vector<int> tokens = parse_tokens(argc > 3 ? argv[3] : "1,16,64");
+  const int most = argc > 4 ? std::stoi(argv[4]) : 8;
+  bench_ops(bench,
+            set == "70b"    ? k70b
+            : set == "head" ? kHead
+            : set == "tp"   ? kTp
+                            : k8b,
+            tokens, most);
+  return 0;
+}
