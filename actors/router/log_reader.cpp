@@ -11,7 +11,7 @@ using log::Kind;
 
 constexpr int32_t kMax = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMaxTime = int64_t{1} << 60;
-constexpr int32_t kMaxSlots = 1 << 28;
+constexpr int32_t kMaxSlots = 1 << 26;
 constexpr int32_t kMaxRows = 1 << 20;
 
 }  // namespace

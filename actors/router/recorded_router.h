@@ -58,6 +58,7 @@ class RecordedRouter {
     return decision;
   }
   [[nodiscard]] EngineStats stats() const { return router_.stats(); }
+  [[nodiscard]] EngineSnapshot snapshot(Micros now) { return router_.snapshot(now); }
   void check_invariants() const { router_.check_invariants(); }
 
  private:

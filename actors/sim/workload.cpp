@@ -58,7 +58,7 @@ struct Quantiles {
 };
 
 // Chosen to match the means that published ShareGPT benchmarks state (about 220 in, 190 out).
-constexpr Quantiles kChatIn = {{0, 0.25, 0.5, 0.75, 0.99, 1}, {4, 18, 58, 260, 1900, 3000}};
+constexpr Quantiles kChatIn = {{0, 0.25, 0.5, 0.75, 0.99, 1}, {4, 18, 58, 230, 1450, 2000}};
 constexpr Quantiles kChatOut = {{0, 0.25, 0.5, 0.75, 0.99, 1}, {2, 48, 128, 290, 820, 1500}};
 // Quantiles published for ShareGPT prompts answered by a reasoning model.
 constexpr Quantiles kReasonIn = {{0, 0.25, 0.5, 0.9, 0.99, 1}, {10, 70, 209, 900, 2594, 4500}};

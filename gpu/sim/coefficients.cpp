@@ -56,6 +56,12 @@ class Reader {
       return tree;
     } catch (const ordered_json::parse_error& error) {
       return problem_at(error.byte, "not JSON: the file is damaged or cut short");
+    } catch (const ordered_json::out_of_range& error) {
+      // A number that no double holds; the message quotes it.
+      const std::string_view what = error.what();
+      const size_t open = what.find('\'');
+      const std::string_view number = what.substr(open + 1, what.rfind('\'') - open - 1);
+      return problem_at(text_.find(number), "a number out of range");
     }
   }
 
