@@ -123,6 +123,7 @@ class ActorGateway final : public GatewayNode {
   void cancel(RequestId id) override {
     caf::anon_send(tokenizers_[id % tokenizers_.size()], cancel_atom_v, id);
   }
+  void reset_prefix_cache() override { caf::anon_send(router_, forget_atom_v); }
   [[nodiscard]] EngineStats stats() const override { return stats_->get(); }
   [[nodiscard]] EngineSnapshot snapshot() const override {
     picture_->asked = steady_micros();

@@ -62,6 +62,11 @@ RouterHandle::behavior_type RouterState::make_behavior() {
         router_.drain();
         publish_stats();
       },
+      [this](forget_atom) {
+        router_.reset_prefix_cache();
+        flush();
+        publish_stats();
+      },
       [this](clock_atom) {
         const Micros now = steady_micros();
         router_.tick(now);

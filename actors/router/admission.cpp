@@ -89,10 +89,11 @@ double Admission::peak(int64_t claimed) const { return peak_with(Share(), claime
 bool Admission::fits(const Demand& demand, int64_t claimed, int64_t n_slots,
                      OutputEstimator& lengths) const {
   // At once, whatever the future brings: its known tokens and one more.
-  if (claimed + demand.own + (TROUPE_BUG(7) ? 0 : 1) > n_slots) return false;
+  if (claimed + demand.own + 1 > n_slots) return false;
   Share share;
   forecast(demand, lengths, share);
-  return peak_with(share, claimed) <= static_cast<double>(n_slots);
+  const double peak = peak_with(TROUPE_BUG(7) ? Share() : share, claimed);
+  return peak <= static_cast<double>(n_slots);
 }
 
 Admission::Tightest Admission::tightest(const Demand& demand, int64_t claimed, int64_t n_slots,
