@@ -2,6 +2,7 @@
 
 #include "actors/clock.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -11,6 +12,7 @@ namespace {
 constexpr Micros kPublishEvery = 50'000;
 constexpr std::chrono::milliseconds kTick{100};
 constexpr Micros kPictureEvery = 200'000;
+constexpr Micros kPictureShare = 50;       // at most one part in so many of the router's time
 constexpr Micros kWatchedFor = 3'000'000;  // after the last question
 
 }  // namespace
@@ -129,7 +131,7 @@ void RouterState::flush() {
     outbox_[i].clear();
   }
   if (now - published_ > kPublishEvery) publish_stats();
-  if (watched_ && now - pictured_ > kPictureEvery) publish_picture(now);
+  if (watched_ && now > next_picture_) publish_picture(now);
 }
 
 void RouterState::publish_stats() {
@@ -138,13 +140,14 @@ void RouterState::publish_stats() {
 }
 
 void RouterState::publish_picture(Micros now) {
-  pictured_ = now;
   EngineSnapshot picture = router_.snapshot(now);
   for (EngineSnapshot::Replica& replica : picture.replicas) {
     const auto n_ranks = static_cast<int32_t>(roster_.ranks(replica.job).size());
     steps_.describe(replica.job, n_ranks, now, replica);
   }
   setup_.picture->newest.set(std::move(picture));
+  const Micros took = steady_micros() - now;
+  next_picture_ = now + std::max(kPictureEvery, kPictureShare * took);
 }
 
 }  // namespace troupe

@@ -58,7 +58,7 @@ class RouterState {
   Micros published_ = 0;
   StepLog steps_;
   bool watched_ = false;
-  Micros pictured_ = 0;
+  Micros next_picture_ = 0;
   std::vector<std::vector<RequestUpdate>> outbox_;  // one per detokenizer
 };
 
