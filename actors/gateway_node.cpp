@@ -29,7 +29,8 @@ namespace {
 class ActorGateway final : public GatewayNode {
  public:
   ActorGateway(const Checkpoint& checkpoint, const GatewayOptions& options,
-               std::shared_ptr<const Tokenizer> tokenizer, std::shared_ptr<const ChatTemplate> chat,
+               std::shared_ptr<const Tokenizer> tokenizer,
+               const std::shared_ptr<const ChatTemplate>& chat,
                std::function<void(const ReplicaEvent&)> on_replica)
       : options_(options),
         tokenizer_(std::move(tokenizer)),

@@ -4,9 +4,19 @@
 
 #ifdef TROUPE_WITH_CUDA
 #include "gpu/cuda/executor.h"
+
+#include <cuda_runtime.h>
 #endif
 
 namespace troupe {
+
+int32_t gpu_count() {
+#ifdef TROUPE_WITH_CUDA
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+#endif
+  return 0;
+}
 
 Result<std::unique_ptr<Executor>> Executor::create(const Checkpoint& checkpoint,
                                                    const ExecutorOptions& options,

@@ -13,10 +13,15 @@ namespace troupe {
 
 class Communicator;
 
+/// GPUs that this program can use; 0 without CUDA, driver or device. The first call may take a
+/// second.
+[[nodiscard]] int32_t gpu_count();
+
 enum class DeviceKind : uint8_t { kCpu, kCuda };
 
 struct ExecutorOptions {
   DeviceKind device = DeviceKind::kCpu;
+  int32_t device_index = 0;                // CUDA: which GPU of this host
   WeightMode weights = WeightMode::kFast;  // CPU
   DType kv = DType::kF16;                  // CPU: kF16 or kF32
   int32_t n_threads = 1;                   // CPU: of this rank
