@@ -93,8 +93,9 @@ void add_items(Plan& plan, Round& round, const AttentionShape& shape, int32_t n_
                    });
 }
 
-Plan make_plan(std::span<const Chunk> chunks, const AttentionShape& shape, int32_t tile_capacity,
-               int32_t n_blocks) {
+Plan make_plan(std::span<const Chunk> chunks, const AttentionShape& shape, KvFormat format,
+               int32_t tile_capacity, int32_t n_blocks) {
+  const int32_t group = shape.n_heads / shape.n_kv_heads;
   Plan plan;
   Round round;
   const auto close_round = [&] {
@@ -106,8 +107,10 @@ Plan make_plan(std::span<const Chunk> chunks, const AttentionShape& shape, int32
   };
   for (const Chunk& c : chunks) {
     if (c.n_tokens == 0) continue;
-    const int32_t n_tiles = div_up(c.context, kTile);
-    TROUPE_CHECK(n_tiles <= tile_capacity && c.n_tokens <= c.context) << c.context;
+    TROUPE_CHECK(c.n_tokens <= c.context) << c.context;
+    const bool direct = format == KvFormat::kBf16 && c.n_tokens * group <= kDirectRows;
+    const int32_t n_tiles = direct ? 0 : div_up(c.context, kTile);
+    TROUPE_CHECK(n_tiles <= tile_capacity) << c.context;
     if (round.n_tiles + n_tiles > tile_capacity) close_round();
     plan.chunks.push_back(
         {c.token_begin, c.n_tokens, c.context, c.row, round.n_tiles * shape.n_kv_heads, n_tiles});
@@ -185,7 +188,7 @@ PrefillAttention::~PrefillAttention() = default;
 void PrefillAttention::plan(std::span<const Chunk> chunks, const SlotTable& slots,
                             cudaStream_t stream) {
   Impl& d = *impl_;
-  prefill::Plan plan = prefill::make_plan(chunks, d.shape, d.tile_capacity, d.n_blocks);
+  prefill::Plan plan = prefill::make_plan(chunks, d.shape, d.format, d.tile_capacity, d.n_blocks);
   d.slots = slots;
   d.rounds = std::move(plan.rounds);
   if (d.rounds.empty()) return;
@@ -231,7 +234,7 @@ void PrefillAttention::run(__nv_bfloat16* out, const __nv_bfloat16* q, const KvL
     p.splits = reinterpret_cast<const prefill::Split*>(memory + d.splits_at) + r.split_begin;
     p.n_chunks = r.n_chunks;
     p.n_items = r.n_items;
-    prefill::launch_gather(p, d.format, d.shape.head_dim, r.n_tiles, stream);
+    if (r.n_tiles > 0) prefill::launch_gather(p, d.format, d.shape.head_dim, r.n_tiles, stream);
     const int32_t blocks = std::min(d.n_blocks, r.n_items);
     launch(d.kernel.function, dim3(static_cast<unsigned>(blocks)), prefill::kThreads,
            d.kernel.shared_bytes, &p, true, stream);

@@ -5,23 +5,25 @@
 #include <cstdint>
 
 /// What the prefill plan, its kernels and their host code share. A step's prefill is: copy the
-/// chunks' K and V from their slots into tiles that lie in memory as wgmma wants them in shared
-/// memory; attend; merge what was split along the context.
+/// longer chunks' K and V from their slots into tiles that lie in memory as wgmma wants them in
+/// shared memory; attend; merge what was split along the context.
 namespace troupe::cuda::prefill {
 
 constexpr int32_t kTile = 128;  // positions of a K or V tile
 constexpr int32_t kRows = 128;  // (token, head of the group) pairs of an item
 constexpr int32_t kThreads = 384;
+constexpr int32_t kDirectRows = 2 * kRows;  // at most, of a direct chunk
 
-/// A chunk on the device. Tile t of KV head h is tile `tile_base + h * n_tiles + t` of the copy;
-/// chunks follow each other in it.
+/// A chunk on the device. A direct one is short: its few items read K and V from their slots, as
+/// copying them first would cost more. Else tile t of KV head h is tile `tile_base + h * n_tiles +
+/// t` of the copy; chunks follow each other in it.
 struct DeviceChunk {
   int32_t token_begin = 0;
   int32_t n_tokens = 0;
   int32_t context = 0;
   int32_t table_row = 0;
   int32_t tile_base = 0;
-  int32_t n_tiles = 0;
+  int32_t n_tiles = 0;  // copied of each KV head: 0 when direct
 };
 
 /// Rows [row_begin, row_begin + kRows) of a chunk's n_tokens * group rows (row = token * group +

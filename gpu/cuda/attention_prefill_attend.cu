@@ -2,8 +2,8 @@
 #include "gpu/cuda/attention_ptx.cuh"
 #include "gpu/cuda/attention_wgmma.cuh"
 
-/// Causal attention of packed rows on tiles in memory: one producer warp brings K and V tiles by
-/// bulk copies, two consumer warpgroups own 64 rows each. FlashAttention-3's schedule (Shah et al.
+/// Causal attention of packed rows on tiles in memory: a producer warpgroup brings K and V tiles,
+/// two consumer warpgroups own 64 rows each. FlashAttention-3's schedule (Shah et al.
 /// 2024, algorithm 2): S of the next tile is in flight while P V of this one is, and named barriers
 /// let one warpgroup's softmax run under the other's multiplies.
 namespace troupe::cuda::prefill {
@@ -54,34 +54,106 @@ __device__ __forceinline__ int item_of(int turn) {
 
 #ifdef TROUPE_HAS_WGMMA
 
+/// The producer warpgroup: fills the stages with the items' tiles, K and V by turns.
 template <int kHeadDim>
-__device__ void produce(const Params& p, uint32_t shared, const Barriers& barriers) {
+struct Producer {
   using L = Layout<kHeadDim>;
-  Stage stage;
-  stage.parity = 1;  // the stages start empty
-  for (int turn = 0;; ++turn) {
-    const int i = item_of(turn);
-    if (i >= p.n_items) return;
-    const Item item = p.items[i];
-    const DeviceChunk chunk = p.chunks[item.chunk];
+  const Params& p;
+  uint32_t shared;
+  Barriers barriers;
+  Stage stage{0, 1};  // the stages start empty
+  int thread = static_cast<int>(threadIdx.x) % 128;
+
+  __device__ Producer(const Params& params, uint32_t memory, const Barriers& b)
+      : p(params), shared(memory), barriers(b) {}
+
+  __device__ void run() {
+    for (int turn = 0; item_of(turn) < p.n_items; ++turn) {
+      const Item item = p.items[item_of(turn)];
+      const DeviceChunk chunk = p.chunks[item.chunk];
+      if (chunk.n_tiles > 0)
+        bring_tiles(chunk, item);
+      else
+        gather(chunk, item);
+    }
+  }
+
+ private:
+  __device__ void bring_tiles(const DeviceChunk& chunk, const Item& item) {
     const int begin = first_tile(p, chunk, item);
     const unsigned char* tiles =
         p.tiles + (static_cast<int64_t>(chunk.tile_base) + int64_t{item.head} * chunk.n_tiles) *
                       (2 * L::kMatrixBytes);
     for (int t = item.tile_end - 1; t >= begin; --t) {
-      const unsigned char* k = tiles + static_cast<int64_t>(t) * (2 * L::kMatrixBytes);
-      const auto offset = static_cast<uint32_t>(stage.index * L::kMatrixBytes);
-      barrier_wait(barriers.empty_k(stage.index), stage.parity);
-      barrier_expect(barriers.full_k(stage.index), L::kMatrixBytes);
-      bulk_copy(shared + L::kK + offset, k, L::kMatrixBytes, barriers.full_k(stage.index));
-      barrier_wait(barriers.empty_v(stage.index), stage.parity);
-      barrier_expect(barriers.full_v(stage.index), L::kMatrixBytes);
-      bulk_copy(shared + L::kV + offset, k + L::kMatrixBytes, L::kMatrixBytes,
-                barriers.full_v(stage.index));
+      if (thread == 0) {
+        const unsigned char* k = tiles + static_cast<int64_t>(t) * (2 * L::kMatrixBytes);
+        const auto offset = static_cast<uint32_t>(stage.index * L::kMatrixBytes);
+        barrier_wait(barriers.empty_k(stage.index), stage.parity);
+        barrier_expect(barriers.full_k(stage.index), L::kMatrixBytes);
+        bulk_copy(shared + L::kK + offset, k, L::kMatrixBytes, barriers.full_k(stage.index));
+        barrier_wait(barriers.empty_v(stage.index), stage.parity);
+        barrier_expect(barriers.full_v(stage.index), L::kMatrixBytes);
+        bulk_copy(shared + L::kV + offset, k + L::kMatrixBytes, L::kMatrixBytes,
+                  barriers.full_v(stage.index));
+      }
       stage.next();
     }
   }
-}
+
+  /// From the slots: thread i holds the slot of position i of a tile, a warp copies its 32
+  /// positions. A matrix is announced when the copies of the next one are under way.
+  __device__ void gather(const DeviceChunk& chunk, const Item& item) {
+    named_sync(5, 128);  // thread 0 may be behind: a wait two phases ahead would pass at once
+    const int begin = first_tile(p, chunk, item);
+    const int32_t* slots = p.slots + chunk.table_row * p.slots_stride;
+    const auto load_slot = [&](int t) {
+      const int position = t * kTile + thread;
+      return t >= begin && position < chunk.context ? slots[position] : -1;
+    };
+    int32_t slot = load_slot(item.tile_end - 1);
+    uint32_t pending = 0;  // the barrier of the matrix before
+    for (int t = item.tile_end - 1; t >= begin; --t) {
+      const int32_t next = load_slot(t - 1);
+      barrier_wait(barriers.empty_k(stage.index), stage.parity);
+      copy_rows(slot, item.head, 0, L::kK + stage.index * L::kMatrixBytes);
+      if (pending != 0) announce<1>(pending);
+      barrier_wait(barriers.empty_v(stage.index), stage.parity);
+      copy_rows(slot, item.head, 1, L::kV + stage.index * L::kMatrixBytes);
+      announce<1>(barriers.full_k(stage.index));
+      pending = barriers.full_v(stage.index);
+      stage.next();
+      slot = next;
+    }
+    if (pending != 0) announce<0>(pending);
+  }
+  /// K (matrix 0) or V of the warp's positions; slot -1 gives zeros.
+  __device__ void copy_rows(int32_t slot, int head, int matrix, int offset) const {
+    constexpr int kChunks = kHeadDim / 8;
+    constexpr int kPositions = 32 / kChunks;  // of one instruction
+    const int lane = thread % 32;
+    const int chunk = lane % kChunks;
+    const auto* from = static_cast<const __nv_bfloat16*>(p.kv) +
+                       (2 * head + matrix) * int64_t{kHeadDim} + chunk * 8;
+    const int64_t slot_size = int64_t{2} * p.n_kv_heads * kHeadDim;
+    const uint32_t to = shared + static_cast<uint32_t>(offset + chunk / 8 * (kTile * 128));
+#pragma unroll 4
+    for (int i = 0; i < 32 / kPositions; ++i) {
+      const int r = i * kPositions + lane / kChunks;
+      const int32_t s = __shfl_sync(~0U, slot, r);
+      cp_async16(
+          to + static_cast<uint32_t>((thread / 32 * 32 + r) * 128 + ((chunk % 8) ^ (r & 7)) * 16),
+          from + max(s, 0) * slot_size, s < 0 ? 0U : 16U);
+    }
+    cp_async_commit();
+  }
+  template <int kPending>
+  __device__ void announce(uint32_t barrier) const {
+    cp_async_wait<kPending>();
+    fence_async_proxy();
+    named_sync(5, 128);
+    if (thread == 0) barrier_arrive(barrier);
+  }
+};
 
 /// One consumer warpgroup.
 template <int kHeadDim>
@@ -385,7 +457,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend(const Params p) {
   const int warpgroup = static_cast<int>(threadIdx.x) / 128;
   if (warpgroup == kConsumers) {
     registers_down<40>();
-    if (threadIdx.x % 128 == 0) produce<kHeadDim>(p, shared, barriers);
+    Producer<kHeadDim>(p, shared, barriers).run();
   } else {
     registers_up<232>();
     Consumer<kHeadDim>(p, shared, barriers, warpgroup).run();

@@ -77,6 +77,7 @@ __device__ __forceinline__ void load_group(float (&x)[4], const float* row, int3
 /// Tokens of groups begin, begin + stride ...: arg max, with noise unless greedy.
 __device__ Partial scan(const float* row, int32_t n, const RowSampling& p, int32_t position,
                         int32_t begin, int32_t stride, Candidate* scratch) {
+  constexpr int kDeep = 4;  // groups in flight
   const bool aligned = reinterpret_cast<uintptr_t>(row) % 16 == 0;
   const bool greedy = !(p.temperature > 0.0F);
   const float inverse = greedy ? 0.0F : 1.0F / p.temperature;
@@ -84,17 +85,23 @@ __device__ Partial scan(const float* row, int32_t n, const RowSampling& p, int32
   float largest = -INFINITY;
   int32_t largest_id = -1;
   bool bad = false;
-  for (int32_t g = begin; g * 4 < n; g += stride) {
-    float x[4];
-    load_group(x, row, g * 4, n, aligned);
+  for (int32_t first = begin; first * 4 < n; first += kDeep * stride) {
+    float x[kDeep][4];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) bad |= !finite(x[j]);
-    if (greedy) {
+    for (int u = 0; u < kDeep; ++u) load_group(x[u], row, (first + u * stride) * 4, n, aligned);
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        if (g * 4 + j < n && x[j] > largest) largest = x[j], largest_id = g * 4 + j;
-    } else {
-      score_group(best, x, g * 4, n, p, position, inverse);
+    for (int u = 0; u < kDeep; ++u) {
+      const int32_t id = (first + u * stride) * 4;
+      if (id >= n) break;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) bad |= !finite(x[u][j]);
+      if (greedy) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          if (id + j < n && x[u][j] > largest) largest = x[u][j], largest_id = id + j;
+      } else {
+        score_group(best, x[u], id, n, p, position, inverse);
+      }
     }
   }
   if (greedy) best = {static_cast<double>(largest), largest_id};
@@ -151,27 +158,28 @@ __device__ void adjust_row(float* x, int32_t n, const RowSampling& p, const RowL
 }
 
 __device__ float largest_of_row(const float* x, int32_t n, Candidate* scratch) {
-  Candidate best = {0.0, -1};
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n; i += kSampleThreads)
-    if (x[i] != -INFINITY && (best.id < 0 || static_cast<double>(x[i]) > best.score))
-      best = {static_cast<double>(x[i]), i};
-  best = best_of_block(best, scratch);
-  return best.id < 0 ? -INFINITY : static_cast<float>(best.score);
+  float largest = -INFINITY;
+  for_each_logit(x, n, [&](float v, int32_t /*id*/) { largest = fmaxf(largest, v); });
+  const Candidate best =
+      best_of_block({static_cast<double>(largest), static_cast<int32_t>(threadIdx.x)}, scratch);
+  return static_cast<float>(best.score);
 }
 
 /// log(sum(exp(x))) of the row, and its most probable tokens in s.top, best first.
 __device__ double log_sum_and_top(RowScratch& s, const Row& row, int32_t n_top) {
   double sum = 0.0;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.n; i += kSampleThreads)
-    sum += exp(static_cast<double>(row.x[i] - row.peak));
+  for_each_logit(row.x, row.n, [&](float x, int32_t /*id*/) {
+    if (x - row.peak > -80.0F) sum += static_cast<double>(expf(x - row.peak));
+  });
   const double log_sum = static_cast<double>(row.peak) + log(sum_block(sum, s.warp_double));
   n_top = min(n_top, row.n);
   if (threadIdx.x == 0) s.n_top = 0;
   __syncthreads();
   if (n_top <= 0) return log_sum;
   const Threshold best = select(s, row, Threshold{}, true, static_cast<unsigned long long>(n_top));
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.n; i += kSampleThreads)
-    if (best.keeps(row.x[i], i)) s.top[atomicAdd(&s.n_top, 1)] = {i, row.x[i]};
+  for_each_logit(row.x, row.n, [&](float x, int32_t id) {
+    if (best.keeps(x, id)) s.top[atomicAdd(&s.n_top, 1)] = {id, x};
+  });
   __syncthreads();
   if (threadIdx.x == 0) {
     for (int32_t i = 1; i < s.n_top; ++i) {  // at most kMaxTopLogprobs: insertion sort
@@ -198,16 +206,16 @@ __device__ Candidate choose_truncated(RowScratch& s, Row row, const RowSampling&
   const bool by_rank = p.top_k > 0 && p.top_k < row.n;
   if (by_rank) {
     uint32_t live = 0;
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.n; i += kSampleThreads)
-      live += row.x[i] != -INFINITY ? 1 : 0;
+    for_each_logit(row.x, row.n, [&](float x, int32_t /*id*/) { live += x != -INFINITY ? 1 : 0; });
     live = sum_block(live, s.warp_count);
     if (live > static_cast<uint32_t>(p.top_k))
       kept = select(s, row, kept, true, static_cast<unsigned long long>(p.top_k));
   }
   if (p.top_p < 1.0F) {
     unsigned long long total = 0;
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.n; i += kSampleThreads)
-      if (kept.keeps(row.x[i], i)) total += fixed_mass(row, row.x[i]);
+    for_each_logit(row.x, row.n, [&](float x, int32_t id) {
+      if (kept.keeps(x, id)) total += fixed_mass(row, x);
+    });
     total = sum_block(total, s.warp_mass);
     const double need = static_cast<double>(p.top_p) * static_cast<double>(total);
     auto wanted = static_cast<unsigned long long>(ceil(need));
@@ -219,21 +227,13 @@ __device__ Candidate choose_truncated(RowScratch& s, Row row, const RowSampling&
                         ? static_cast<float>(log(least) / row.inverse) - 1e-3F * p.temperature
                         : -INFINITY;
   Candidate best = {0.0, -1};
-  for (int32_t g = static_cast<int32_t>(threadIdx.x); g * 4 < row.n; g += kSampleThreads) {
-    float x[4];
-    bool any = false;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int32_t id = g * 4 + j;
-      x[j] = id < row.n ? row.x[id] : -INFINITY;
-      bool keep = kept.keeps(x[j], id) && x[j] - row.peak >= low;
-      if (keep && p.min_p > 0.0F)
-        keep = exp(static_cast<double>(x[j] - row.peak) * row.inverse) >= least;
-      if (!keep) x[j] = -INFINITY;
-      any |= keep;
-    }
-    if (any) score_group(best, x, g * 4, row.n, p, position, 1.0F / p.temperature);
-  }
+  for_each_logit(row.x, row.n, [&](float x, int32_t id) {
+    if (!kept.keeps(x, id) || x - row.peak < low) return;
+    if (p.min_p > 0.0F && exp(static_cast<double>(x - row.peak) * row.inverse) < least) return;
+    const Words words = random_words(p.seed, position, static_cast<uint32_t>(id) / 4);
+    const Candidate c = {exact_score(x, p.temperature, words.w[id % 4]), id};
+    if (beats(c, best)) best = c;
+  });
   return best_of_block(best, s.warp_best);
 }
 
@@ -247,8 +247,7 @@ __device__ Chosen sample_whole_row(RowScratch& s, float* x, int32_t n, const Row
                                    const RowLists& lists, const uint16_t* counts,
                                    int32_t position) {
   int bad = 0;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n; i += kSampleThreads)
-    bad |= finite(x[i]) ? 0 : 1;
+  for_each_logit(x, n, [&](float v, int32_t /*id*/) { bad |= finite(v) ? 0 : 1; });
   if (threadIdx.x == 0) s.n_top = 0;
   if (__syncthreads_or(bad) != 0) return {{0.0, -1}, 0.0F, 1};
   double log_sum = 0.0;

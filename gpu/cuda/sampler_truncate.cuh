@@ -7,8 +7,8 @@
 #include <cstdint>
 
 // Rows that truncate, penalise or want log-probabilities: one block holds the whole row. Thresholds
-// are found by radix selection over the bits of the logits, three passes of histograms, without
-// sorting. Masses are fixed-point, so that sums do not depend on the order of threads.
+// are found by histograms and by listing the tokens of the one bin that matters, without sorting.
+// Masses are fixed-point, so that sums do not depend on the order of threads.
 
 namespace troupe::cuda {
 
@@ -16,8 +16,12 @@ constexpr int kSampleThreads = 512;
 
 struct RowScratch {
   static constexpr int kBins = 2048;
+  static constexpr int kListed = 1024;
   uint32_t count[kBins];
   unsigned long long mass[kBins];
+  uint64_t listed[kListed];  // sort_key and token id, more probable is larger
+  unsigned long long listed_mass[kListed];
+  uint32_t n_listed;
   uint32_t warp_count[kSampleThreads / 32];
   unsigned long long warp_mass[kSampleThreads / 32];
   double warp_double[kSampleThreads / 32];
@@ -25,10 +29,37 @@ struct RowScratch {
   uint32_t bin;
   uint32_t count_before;
   unsigned long long mass_before;
+  uint32_t cut_key;
   int32_t cutoff;
   int32_t n_top;
   TokenLogprob top[kMaxTopLogprobs];
 };
+
+/// f(logit, token id) for this thread's part of a row, many loads in flight.
+template <class F>
+__device__ __forceinline__ void for_each_logit(const float* x, int32_t n, F&& f) {
+  constexpr int kDeep = 4;
+  const int32_t n4 = reinterpret_cast<uintptr_t>(x) % 16 == 0 ? n / 4 : 0;
+  const auto* groups = reinterpret_cast<const float4*>(x);
+  auto g = static_cast<int32_t>(threadIdx.x);
+  for (; g < n4; g += kDeep * kSampleThreads) {
+    float4 v[kDeep];
+#pragma unroll
+    for (int u = 0; u < kDeep; ++u)
+      if (g + u * kSampleThreads < n4) v[u] = groups[g + u * kSampleThreads];
+#pragma unroll
+    for (int u = 0; u < kDeep; ++u) {
+      const int32_t id = (g + u * kSampleThreads) * 4;
+      if (g + u * kSampleThreads >= n4) break;
+      f(v[u].x, id);
+      f(v[u].y, id + 1);
+      f(v[u].z, id + 2);
+      f(v[u].w, id + 3);
+    }
+  }
+  for (int32_t i = n4 * 4 + static_cast<int32_t>(threadIdx.x); i < n; i += kSampleThreads)
+    f(x[i], i);
+}
 
 /// Descending logits are ascending keys' complement: a > b as floats iff key(a) > key(b).
 __device__ __forceinline__ uint32_t sort_key(float x) {
@@ -58,9 +89,18 @@ struct Row {
   double inverse;  // of the temperature
 };
 
+/// Of a token relative to the most probable one, in units of 2^-40.
 __device__ __forceinline__ unsigned long long fixed_mass(const Row& row, float x) {
-  return static_cast<unsigned long long>(exp(static_cast<double>(x - row.peak) * row.inverse) *
-                                         1099511627776.0);  // 2^40
+  return static_cast<unsigned long long>(expf((x - row.peak) * static_cast<float>(row.inverse)) *
+                                         1099511627776.0F);
+}
+
+/// Bins of equal width in the logarithm of the probability, the best in the highest: the rows of
+/// real models spread over them, which keeps atomics apart.
+__device__ __forceinline__ uint32_t linear_bin(const Row& row, float x) {
+  const float distance = (row.peak - x) * static_cast<float>(row.inverse) * 64.0F;  // 32 wide
+  return RowScratch::kBins - 1 -
+         static_cast<uint32_t>(fminf(distance, static_cast<float>(RowScratch::kBins - 1)));
 }
 
 template <class T>
@@ -118,29 +158,82 @@ __device__ inline void find_bin(RowScratch& s, bool by_count, unsigned long long
   __syncthreads();
 }
 
+__device__ inline void clear_bins(RowScratch& s) {
+  for (int i = static_cast<int>(threadIdx.x); i < RowScratch::kBins; i += kSampleThreads)
+    s.count[i] = 0, s.mass[i] = 0;
+  __syncthreads();
+}
+
+/// select() among the tokens of one linear bin that are few: each finds out what goes before it.
+__device__ inline Threshold select_listed(RowScratch& s, const Row& row, const Threshold& set,
+                                          bool by_count, unsigned long long wanted, uint32_t bin) {
+  if (threadIdx.x == 0) s.n_listed = 0;
+  __syncthreads();
+  for_each_logit(row.x, row.n, [&](float x, int32_t id) {
+    if (!set.keeps(x, id) || linear_bin(row, x) != bin) return;
+    const uint32_t at = atomicAdd(&s.n_listed, 1U);
+    s.listed[at] =
+        static_cast<uint64_t>(sort_key(x)) << 32 | (0xffffffffU - static_cast<uint32_t>(id));
+    s.listed_mass[at] = by_count ? 1 : fixed_mass(row, x);
+  });
+  __syncthreads();
+  const uint32_t n = s.n_listed;
+  for (uint32_t i = threadIdx.x; i < n; i += kSampleThreads) {
+    const uint64_t mine = s.listed[i];
+    unsigned long long before = 0;
+    bool is_last = true;
+    for (uint32_t k = 0; k < n; ++k) {
+      if (s.listed[k] > mine) before += s.listed_mass[k];
+      is_last &= s.listed[k] >= mine;
+    }
+    const unsigned long long to = before + s.listed_mass[i];
+    if (before < wanted && (to >= wanted || is_last)) {
+      s.cut_key = static_cast<uint32_t>(mine >> 32);
+      s.cutoff = static_cast<int32_t>(0xffffffffU - static_cast<uint32_t>(mine));
+    }
+  }
+  __syncthreads();
+  Threshold out;
+  out.key = s.cut_key;
+  out.cutoff = s.cutoff;
+  __syncthreads();
+  return out;
+}
+
 /// The smallest set of most probable tokens within `set` that has `wanted` tokens or that mass;
 /// lower ids first among equals. Requires that the set has as much.
 __device__ inline Threshold select(RowScratch& s, const Row& row, const Threshold& set,
                                    bool by_count, unsigned long long wanted) {
+  clear_bins(s);
+  for_each_logit(row.x, row.n, [&](float x, int32_t id) {
+    if (!set.keeps(x, id)) return;
+    const uint32_t bin = linear_bin(row, x);
+    atomicAdd(&s.count[bin], 1U);
+    if (!by_count) atomicAdd(&s.mass[bin], fixed_mass(row, x));
+  });
+  __syncthreads();
+  find_bin(s, by_count, wanted);
+  const uint32_t linear = s.bin;
+  unsigned long long left = wanted - (by_count ? s.count_before : s.mass_before);
+  const uint32_t in_bin = s.count[linear];
+  __syncthreads();
+  if (in_bin <= RowScratch::kListed) return select_listed(s, row, set, by_count, left, linear);
+  // Many tokens, most of them equal as a rule: by the bits of their logits.
   uint32_t prefix = 0;
   int shift = 32;
   const int widths[3] = {11, 11, 10};
-  unsigned long long left = wanted;
   for (int level = 0; level < 3; ++level) {
     shift -= widths[level];
-    for (int i = static_cast<int>(threadIdx.x); i < RowScratch::kBins; i += kSampleThreads)
-      s.count[i] = 0, s.mass[i] = 0;
-    __syncthreads();
+    clear_bins(s);
     const uint32_t mask = (1U << widths[level]) - 1;
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.n; i += kSampleThreads) {
-      const float x = row.x[i];
-      if (!set.keeps(x, i)) continue;
+    for_each_logit(row.x, row.n, [&](float x, int32_t id) {
+      if (!set.keeps(x, id) || linear_bin(row, x) != linear) return;
       const uint32_t key = sort_key(x);
-      if (level > 0 && (key >> (shift + widths[level])) != prefix) continue;
+      if (level > 0 && (key >> (shift + widths[level])) != prefix) return;
       const uint32_t bin = (key >> shift) & mask;
       atomicAdd(&s.count[bin], 1U);
       if (!by_count) atomicAdd(&s.mass[bin], fixed_mass(row, x));
-    }
+    });
     __syncthreads();
     find_bin(s, by_count, left);
     left -= by_count ? s.count_before : s.mass_before;

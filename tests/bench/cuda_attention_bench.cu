@@ -228,6 +228,9 @@ void prefill_cases() {
   prefill(llama8b, kBf16, 1, 2048, 6144);
   prefill(llama8b, kBf16, 1, 64, 4096);
   prefill(llama8b, kBf16, 16, 16, 1024);
+  prefill(llama8b, kBf16, 16, 50, 4096);
+  prefill(llama8b, KvFormat::kFp8, 16, 50, 4096);
+  prefill(llama8b, kBf16, 1, 8, 512);
   prefill(llama8b, KvFormat::kFp8, 1, 8000, 0);
   prefill({32, 8, 64}, kBf16, 1, 8000, 0);
   prefill({64, 8, 128}, kBf16, 1, 2048, 0);

@@ -225,7 +225,29 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaDecodeAttention,
                                           testing::Bool()),
                          name_of);
 
-TEST(CudaDecodeAttentionOffsets, SlotsBeyondTwoToThe21) {
+TEST(CudaDecodeAttentionLarge, MoreRowsThanThePlanHasThreads) {
+  TROUPE_SKIP_WITHOUT_GPU();
+  Problem p;
+  p.shape = {4, 2, 64};
+  for (int32_t r = 0; r < 1300; ++r) p.length.push_back(r % 7 == 3 ? 0 : 1 + r * 131 % 400);
+  p.length[1299] = 0;
+  p.n_slots = 300000;
+  const Pool pool(p);
+  const Batch b(p, pool);
+  for (const bool invariant : {false, true}) {
+    DecodeAttention attention(p.shape, p.format, {.max_rows = 1300, .batch_invariant = invariant});
+    const auto out = b.run(attention, p, pool);
+    const auto ref = b.oracle(p, pool);
+    const size_t width = p.q_size(1);
+    const double d = worst(p, out, [&](size_t r) {
+      return std::vector<__nv_bfloat16>(ref.begin() + static_cast<int64_t>(r * width),
+                                        ref.begin() + static_cast<int64_t>((r + 1) * width));
+    });
+    EXPECT_TRUE(d <= 4e-3) << d;  // two results, both rounded to bf16
+  }
+}
+
+TEST(CudaDecodeAttentionLarge, SlotsBeyondTwoToThe21) {
   TROUPE_SKIP_WITHOUT_GPU();
   Problem p;
   p.shape = {8, 2, 128};
