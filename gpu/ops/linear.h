@@ -24,7 +24,7 @@ struct MatrixSlice {
 /// How weights are kept and multiplied.
 enum class WeightMode {
   kFast,   // as quantised in the file, repacked for the instruction set; activations as blocks of
-           // two int8 codes each
+           // int8 codes, two each in the few blocks that hold a token's largest values
   kExact,  // expanded to fp32, plain fp32 arithmetic: the oracle
 };
 

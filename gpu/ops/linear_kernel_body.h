@@ -30,6 +30,7 @@ template <class Isa, int kFirst, int kLast, int kTokens, class Weights>
   for (int t = 0; t < kTokens; ++t) sum[t] = Isa::zero();
   Isa::template dot<kFirst, kLast, kTokens, 0>(w, x, sum);
   for (int t = 0; t < kTokens; ++t) sum[t] = Isa::template shift_left<8>(sum[t]);
+#pragma GCC unroll 8  // or the sums go to memory
   for (int t = 0; t < kTokens; ++t) {
     if (x[t].wide != 0) Isa::template dot<kFirst, kLast, 1, 1>(w, x + t, sum + t);
   }
