@@ -112,6 +112,12 @@ Result<Json> parse_json(std::string_view text) {
   return std::move(builder.root);
 }
 
+bool is_off(const Json* value) {
+  return value == nullptr || (value->is_boolean() && !value->get<bool>()) ||
+         ((value->is_array() || value->is_object()) && value->empty()) ||
+         (value->is_string() && value->get_ref<const std::string&>().empty());
+}
+
 Fields::Fields(const Json& object, std::string prefix)
     : object_(object), prefix_(std::move(prefix)) {
   TROUPE_CHECK(object.is_object());

@@ -17,6 +17,11 @@ using Json = nlohmann::json;
 /// twice in one object. So the tree is safe to copy, walk and destroy.
 [[nodiscard]] Result<Json> parse_json(std::string_view text);
 
+constexpr size_t kMaxText = SIZE_MAX;  // for Fields::string: the body cap bounds it
+
+/// True for values that ask for nothing: absent, null, false, empty.
+[[nodiscard]] bool is_off(const Json* value);
+
 /// Reads typed members of one JSON object. A member that is absent or null leaves the default. The
 /// first bad member is kept in status(), and later reads do nothing.
 class Fields {
