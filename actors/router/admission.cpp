@@ -11,7 +11,7 @@ namespace troupe {
 namespace {
 
 // A pause costs about as much as a few percent of the pool for a while: see router_policy_bench.
-constexpr double kLeastReserve = 2;
+constexpr double kLeastReserve = 2.2;
 constexpr double kFirstReserve = 3;  // while lengths are unknown, all may be longer than thought
 constexpr double kMostReserve = 4;
 constexpr double kPauseRaises = 0.7;

@@ -24,14 +24,15 @@ class OutputEstimator {
   OutputEstimator();
 
   [[nodiscard]] static int32_t class_of(int32_t endpoint, int32_t n_prompt) {
-    const auto length = std::bit_width(static_cast<uint32_t>(n_prompt)) / 2;  // a factor of 4 each
+    const auto bits = static_cast<int32_t>(std::bit_width(static_cast<uint32_t>(n_prompt)));
+    const int32_t length = bits / 2;  // a factor of 4 each
     return (endpoint & 3) * 8 + (length < 7 ? length : 7);
   }
 
   /// The bin of an output length: width 2 up to 16, then eight to a doubling. O(1).
   [[nodiscard]] static int32_t bin(int32_t length) {
     if (length < 16) return length / 2;
-    const int32_t octave = std::bit_width(static_cast<uint32_t>(length)) - 1;
+    const auto octave = static_cast<int32_t>(std::bit_width(static_cast<uint32_t>(length))) - 1;
     const int32_t b = (octave - 3) * 8 + ((length >> (octave - 3)) & 7);
     return b < kBins ? b : kBins - 1;
   }

@@ -124,7 +124,7 @@ void Router::start(Request& r, Replica& replica, Micros now) {
   r.row = replica.free_rows.back();
   replica.free_rows.pop_back();
   r.own_copies = false;
-  r.slots.reserve(static_cast<size_t>(r.known() + std::min(r.left(), 512)));
+  r.slots.reserve(r.tokens.size() + static_cast<size_t>(std::clamp(r.left(), 0, 512)));
   if (limits_.prefix_cache) {
     const auto known = std::span(r.tokens).first(r.tokens.size() - 1);
     r.borrowed = replica.cache.peek(known, r.cache_salt).held;
