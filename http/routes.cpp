@@ -126,7 +126,7 @@ struct Route {
   Handler handler;
 };
 
-constexpr std::array<Route, 10> kRoutes{{
+constexpr std::array<Route, 11> kRoutes{{
     {"/v1/completions", true, completions},
     {"/v1/chat/completions", true, chat},
     {"/tokenize", true, tokenize},
