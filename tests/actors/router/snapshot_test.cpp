@@ -46,7 +46,7 @@ void expect_as_in_the_books(RouterWorld& w) {
 
 TEST(RouterSnapshot, ShowsWhoHoldsWhichSlots) {
   RouterWorld w;
-  w.add_replica(1, 400);
+  w.add_replica(1, 1000);
   const auto submit = [&w](RequestId id, std::vector<int32_t> prompt) {
     TokenizedRequest r = w.request(id, std::move(prompt), 100);
     r.stop_tokens.clear();  // runs to its end
@@ -60,7 +60,7 @@ TEST(RouterSnapshot, ShowsWhoHoldsWhichSlots) {
   ASSERT_EQ(s.running.size(), 3U);
   ASSERT_EQ(s.replicas.size(), 1U);
   EXPECT_EQ(s.replicas[0].slots_per_cell, 1);
-  EXPECT_EQ(s.replicas[0].cells.size(), 400U);
+  EXPECT_EQ(s.replicas[0].cells.size(), 1000U);
   EXPECT_EQ(s.replicas[0].in_flight, 2);
   auto slots = slots_by_owner(s.replicas[0]);
   EXPECT_EQ(slots[Cell::kShared], 39);  // the last token of a prompt is always computed
