@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <utility>
 #include <vector>
 
 namespace troupe {
@@ -45,16 +46,21 @@ void expect_as_in_the_books(RouterWorld& w) {
 
 TEST(RouterSnapshot, ShowsWhoHoldsWhichSlots) {
   RouterWorld w;
-  w.add_replica(1, 400);
-  w.submit(1, prompt_of(40, 1), 100);
-  w.submit(2, prompt_of(40, 1), 100);  // the same prompt
-  w.submit(3, prompt_of(50, 2), 100);
+  w.add_replica(1, 1000);
+  const auto submit = [&w](RequestId id, std::vector<int32_t> prompt) {
+    TokenizedRequest r = w.request(id, std::move(prompt), 100);
+    r.stop_tokens.clear();  // runs to its end
+    w.submit(std::move(r));
+  };
+  submit(1, prompt_of(40, 1));
+  submit(2, prompt_of(40, 1));  // the same prompt
+  submit(3, prompt_of(50, 2));
   for (int i = 0; i < 8; ++i) w.deliver(1);
   const EngineSnapshot s = w.router.snapshot(w.now);
   ASSERT_EQ(s.running.size(), 3U);
   ASSERT_EQ(s.replicas.size(), 1U);
   EXPECT_EQ(s.replicas[0].slots_per_cell, 1);
-  EXPECT_EQ(s.replicas[0].cells.size(), 400U);
+  EXPECT_EQ(s.replicas[0].cells.size(), 1000U);
   EXPECT_EQ(s.replicas[0].in_flight, 2);
   auto slots = slots_by_owner(s.replicas[0]);
   EXPECT_EQ(slots[Cell::kShared], 39);  // the last token of a prompt is always computed
@@ -90,7 +96,7 @@ TEST(RouterSnapshot, SaysWhyRequestsWait) {
   EXPECT_EQ(slots.waiting[0].why, Wait::kSlots);
   EXPECT_GT(slots.waiting[0].need, slots.waiting[0].free);
   EXPECT_GE(slots.waiting[0].need, 151);
-  EXPECT_LT(slots.waiting[0].free, 200);
+  EXPECT_LE(slots.waiting[0].free, 200);
   w.submit(3, prompt_of(5, 3), 5);  // overtakes
   w.submit(4, prompt_of(5, 4), 5);
   const EngineSnapshot rows = w.router.snapshot(w.now);
