@@ -36,6 +36,12 @@ struct GenerateRequest {
   bool skip_special_tokens = true;        // in the text
   bool continue_final_message = false;    // chat: no generation prompt, go on with the last message
   std::chrono::milliseconds deadline{0};  // from submit to the end; 0 = none
+  int32_t priority = 0;                   // lower starts earlier
+  uint64_t tenant = 0;      // whose fair share it counts against (the API key's number)
+  uint64_t cache_salt = 0;  // shares cached prefixes only with requests of the same salt
+  int32_t endpoint = 0;     // kind of traffic, 0..3, for the estimate of its output length
+  std::chrono::milliseconds ttft_target{0};  // refused at once if this cannot be met; 0 = none
+  std::chrono::milliseconds tpot_target{0};
 };
 
 enum class FinishReason { kStop, kLength, kCancelled, kError };
@@ -112,6 +118,8 @@ class Engine {
   virtual RequestId submit(GenerateRequest request, Sink sink) = 0;
   /// Ends a request early; unknown or finished ids are ignored. The sink gets kCancelled.
   virtual void cancel(RequestId id) = 0;
+  /// Forgets all cached prefixes; running requests are not disturbed.
+  virtual void reset_prefix_cache() {}
   [[nodiscard]] virtual EngineStats stats() const = 0;
   [[nodiscard]] virtual const ModelInfo& model() const = 0;
   /// Text -> token ids (adds the special tokens that the model wants before a prompt), and back.

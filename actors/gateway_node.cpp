@@ -128,6 +128,7 @@ class ActorGateway final : public GatewayNode {
   void cancel(RequestId id) override {
     caf::anon_send(tokenizers_[id % tokenizers_.size()], cancel_atom_v, id);
   }
+  void reset_prefix_cache() override { caf::anon_send(router_, forget_atom_v); }
   [[nodiscard]] EngineStats stats() const override { return stats_->get(); }
   [[nodiscard]] const ModelInfo& model() const override { return info_; }
   [[nodiscard]] Result<std::vector<int32_t>> tokenize(const Prompt& prompt) const override {

@@ -103,6 +103,7 @@ CAF_ADD_ATOM(troupe, troupe, failed_atom, "failed")    // rank -> router: device
 CAF_ADD_ATOM(troupe, troupe, cancel_atom, "cancel")    // client left
 CAF_ADD_ATOM(troupe, troupe, finish_atom, "finish")    // stop string found
 CAF_ADD_ATOM(troupe, troupe, drain_atom, "drain")
+CAF_ADD_ATOM(troupe, troupe, forget_atom, "forget")    // all cached prefixes
 CAF_ADD_ATOM(troupe, troupe, clock_atom, "clock")
 // clang-format on
 
@@ -156,7 +157,7 @@ using RouterHandle =
     RouterPort::extend<caf::reacts_to<TokenizedRequest>, caf::reacts_to<cancel_atom, RequestId>,
                        caf::reacts_to<finish_atom, RequestId>,
                        caf::reacts_to<dismiss_atom, uint64_t>, caf::reacts_to<drain_atom>,
-                       caf::reacts_to<clock_atom>>;
+                       caf::reacts_to<forget_atom>, caf::reacts_to<clock_atom>>;
 
 /// Chat template and encoding. A refused request goes to the detokenizer as a RequestUpdate.
 using TokenizerHandle =

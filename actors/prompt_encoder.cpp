@@ -108,6 +108,12 @@ Result<TokenizedRequest> PromptEncoder::prepare(RequestId id, GenerateRequest&& 
   }
   if (out.sampling.min_tokens > 0) out.sampling.stop_tokens = out.stop_tokens;
   out.submitted = submitted;
+  out.priority = request.priority;
+  out.tenant = request.tenant;
+  out.cache_salt = request.cache_salt;
+  out.endpoint = request.endpoint;
+  out.ttft_target = request.ttft_target.count() * 1000;
+  out.tpot_target = request.tpot_target.count() * 1000;
   if (request.deadline.count() > 0) out.deadline = submitted + request.deadline.count() * 1000;
   return out;
 }

@@ -56,6 +56,11 @@ RouterHandle::behavior_type RouterState::make_behavior() {
         router_.drain();
         publish_stats();
       },
+      [this](forget_atom) {
+        router_.reset_prefix_cache();
+        flush();
+        publish_stats();
+      },
       [this](clock_atom) {
         router_.tick(steady_micros());
         flush();

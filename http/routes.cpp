@@ -27,8 +27,28 @@ Answer as_answer(Result<std::string> body) {
   return HttpReply{.body = std::move(body).value()};
 }
 
+std::string_view bearer_key(const HttpRequest& request) {
+  constexpr std::string_view kScheme = "Bearer ";
+  const std::string_view given =
+      request.authorization.empty() ? std::string_view() : request.authorization.front();
+  const bool bearer =
+      given.size() > kScheme.size() && iequals(given.substr(0, kScheme.size()), kScheme);
+  return bearer ? given.substr(kScheme.size()) : std::string_view();
+}
+
+/// The number of the API key that the request carries, from 1; 0 without keys. The key has been
+/// checked already.
+uint64_t tenant_of(const HttpRequest& request, const RouteContext& context) {
+  const std::string_view key = bearer_key(request);
+  uint64_t tenant = 0;
+  for (size_t i = 0; i < context.api_keys.size(); ++i) {
+    if (constant_time_equal(key, context.api_keys[i])) tenant = i + 1;
+  }
+  return tenant;
+}
+
 OpenAiContext openai(const HttpRequest& request, const RouteContext& context) {
-  return {context.engine, context.limits, request.request_id};
+  return {context.engine, context.limits, request.request_id, tenant_of(request, context)};
 }
 
 Answer completions(const HttpRequest& request, const RouteContext& context) {
@@ -56,6 +76,12 @@ Answer models(const HttpRequest& request, const RouteContext& context) {
   return error_reply(fail(ErrorCode::kNotFound,
                           "this model does not exist here: GET /v1/models lists what is served",
                           "model"));
+}
+
+/// Later requests compute their prompts anew (vLLM has this route too).
+Answer reset_prefix_cache(const HttpRequest& /*request*/, const RouteContext& context) {
+  context.engine.reset_prefix_cache();
+  return HttpReply{.body = R"({"status":"ok"})"};
 }
 
 /// The process answers, whatever state the engine is in.
@@ -86,11 +112,12 @@ struct Route {
   Handler handler;
 };
 
-constexpr std::array<Route, 9> kRoutes{{
+constexpr std::array<Route, 10> kRoutes{{
     {"/v1/completions", true, completions},
     {"/v1/chat/completions", true, chat},
     {"/tokenize", true, tokenize},
     {"/detokenize", true, detokenize},
+    {"/reset_prefix_cache", true, reset_prefix_cache},
     {kModels, false, models},
     {"/health", false, health},
     {"/ready", false, ready},
@@ -114,12 +141,7 @@ std::optional<HttpReply> check_key(const HttpRequest& request, const RouteContex
   if (request.authorization.size() > 1) {
     return error_reply(400, "bad_request", "more than one Authorization field");
   }
-  constexpr std::string_view kScheme = "Bearer ";
-  const std::string_view given =
-      request.authorization.empty() ? std::string_view() : request.authorization.front();
-  const bool bearer =
-      given.size() > kScheme.size() && iequals(given.substr(0, kScheme.size()), kScheme);
-  const std::string_view key = bearer ? given.substr(kScheme.size()) : std::string_view();
+  const std::string_view key = bearer_key(request);
   bool match = false;
   for (const std::string& secret : context.api_keys) match |= constant_time_equal(key, secret);
   if (match) return {};
@@ -162,7 +184,7 @@ Answer route(const HttpRequest& request, const RouteContext& context) {
     reply.headers.emplace_back("Allow", allow);
     return reply;
   }
-  if (target->post) {
+  if (target->post && target->handler != reset_prefix_cache) {  // which takes no body
     if (auto refusal = check_body_type(request)) return *std::move(refusal);
   }
   return target->handler(request, context);

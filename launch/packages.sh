@@ -14,7 +14,7 @@ esac
 packages=(g++ cmake ninja-build ccache pkg-config git ca-certificates
   libcaf-dev "$boost" libopenmpi-dev openmpi-bin nlohmann-json3-dev libpcre2-dev libicu-dev
   libcli11-dev libspdlog-dev libfmt-dev prometheus-cpp-dev libssl-dev libcurl4-openssl-dev
-  libgtest-dev libgmock-dev clang-format-14 clang-tidy-14
+  libgtest-dev libgmock-dev librapidcheck-dev clang-format-14 clang-tidy-14
   python3 python3-pip python3-venv)
 
 stamp=build/.packages

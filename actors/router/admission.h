@@ -27,7 +27,7 @@ struct Demand {
 /// run. The reserve is measured: a pause raises it, requests that end without one lower it.
 class Admission {
  public:
-  static constexpr size_t kHorizons = 40;
+  static constexpr size_t kHorizons = 64;
 
   explicit Admission(int32_t max_rows);
 
@@ -41,6 +41,9 @@ class Admission {
                           OutputEstimator& lengths) const;
   /// The forecast peak with the reserve, and without a new request.
   [[nodiscard]] double peak(int64_t claimed) const;
+
+  /// Aborts if the sums are not those of the rows. O(rows x horizons).
+  void check() const;
 
   void paused();
   void ended();

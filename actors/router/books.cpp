@@ -59,6 +59,7 @@ void Router::check_invariants() const {
       ++placed;
     }
     replica->cache.check(refs);
+    replica->admission.check();
     TROUPE_CHECK(n_named + replica->slots.free() == replica->slots.total())
         << "slots leaked on job " << job;
     TROUPE_CHECK(static_cast<int32_t>(replica->running.size() + replica->free_rows.size()) ==

@@ -9,7 +9,6 @@ namespace {
 constexpr float kPriorWeight = 4;    // requests that the prior counts for in each bin
 constexpr float kPooledWeight = 16;  // requests that all classes together count for in one class
 constexpr float kFull = 1024;        // a bin that so many reached is halved
-constexpr int32_t kStale = 64;       // observations after which a table is made anew
 constexpr float kTiny = 1e-30F;
 
 // Log-logistic: P(length > x) = 1 / (1 + x / median).

@@ -19,7 +19,7 @@ namespace troupe {
 class OutputEstimator {
  public:
   static constexpr int32_t kBins = 144;  // to 2^21 tokens
-  static constexpr int32_t kPriorMedian = 1536;
+  static constexpr int32_t kPriorMedian = 3072;
 
   OutputEstimator();
 
@@ -67,11 +67,12 @@ class OutputEstimator {
   [[nodiscard]] double expected(int32_t request_class, int32_t produced, int32_t left);
 
  private:
+  static constexpr int32_t kStale = 64;  // so many of them make it be made anew
   struct Counts {
     std::array<float, kBins> reached{};
     std::array<float, kBins> ended{};
     std::array<float, kBins + 1> survival{};
-    int32_t news = 1;  // observations since the table was made
+    int32_t news = kStale;  // observations since the table was made
   };
   static constexpr int32_t kClasses = 32;
   static void observe(Counts& counts, int32_t bin, bool end);

@@ -1,7 +1,6 @@
 // Who starts next, and where; and what can be promised to a request at the door.
 
 #include "actors/router/observe.h"
-#include "actors/router/planted_bug.h"
 #include "actors/router/router.h"
 #include "gpu/base/check.h"
 
@@ -34,6 +33,7 @@ void Router::admit(Micros now) {
   int32_t largest = 0;
   for (const auto& [job, replica] : replicas_) {
     largest = std::max(largest, replica->info.n_slots);
+    replica->claim = replica->claimed();
   }
   while (!waiting_.empty()) {
     waiting_.first(kLookAhead, largest, scratch_);
@@ -70,18 +70,18 @@ Replica* Router::place(const Request& r) {
     if (!steady(*replica, r)) continue;
     const auto known = std::span(r.tokens).first(r.tokens.size() - 1);
     const PrefixCache::Length hit = replica->cache.peek(known, r.cache_salt);
-    const int64_t claimed = replica->claimed();
     Demand demand = demand_of(r);
     demand.own -= hit.held;
     // A replica that runs nothing takes any request: it fits the pool, or it would have been
     // refused at the door.
-    const bool fits = replica->running.empty() ||
-                      replica->admission.fits(demand, claimed, replica->info.n_slots, lengths_) ||
-                      TROUPE_BUG(7);
+    const bool fits =
+        replica->running.empty() ||
+        replica->admission.fits(demand, replica->claim, replica->info.n_slots, lengths_);
     if (!fits) continue;
+    if (replicas_.size() == 1) return replica.get();
     const double score =
         static_cast<double>(r.known() - hit.cached) / static_cast<double>(r.known()) +
-        replica->admission.peak(claimed) / static_cast<double>(replica->info.n_slots) +
+        replica->admission.peak(replica->claim) / static_cast<double>(replica->info.n_slots) +
         static_cast<double>(replica->running.size()) / static_cast<double>(replica->info.max_rows);
     if (best == nullptr || score < best_score) {
       best = replica.get();
@@ -138,6 +138,7 @@ void Router::start(Request& r, Replica& replica, Micros now) {
   };
   replica.running.insert(
       std::upper_bound(replica.running.begin(), replica.running.end(), &r, by_age), &r);
+  replica.claim = replica.claimed();
 }
 
 void Router::measure_queue(double tokens, Micros now) {

@@ -37,6 +37,7 @@ Status Router::apply(uint64_t job, int32_t rank, const StepResult& result, Micro
   stats_.device_busy_us += result.timings.compute_us;
   stats_.device_idle_us += result.timings.idle_us;
 
+  updates_.reserve(std::max(usual_updates_, updates_.size() + flight.items.size()));
   size_t next = 0;
   for (const Replica::Item& item : flight.items) {
     Request& r = *item.request;

@@ -29,7 +29,7 @@ struct RouterLimits {
   /// Prefill chunks are kept so short that a step with running decodes takes at most this many
   /// times as long as it would without them. 0 = the token budget alone decides.
   double decode_slowdown = 0;
-  int32_t min_chunk = 16;                     // tokens; progress of a prefill in any case
+  int32_t min_chunk = 16;                          // tokens; progress of a prefill in any case
   std::map<uint64_t, double> tenant_weights = {};  // others weigh 1
 };
 

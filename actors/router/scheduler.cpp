@@ -235,6 +235,7 @@ void Router::make_room(Replica& replica, const Request& asking) {
     if (victim == nullptr || r->priority > victim->priority) victim = r;
   }
   if (victim == nullptr || (victim == &asking && asking.backlog() > 1)) return;
+  TROUPE_CHECK(victim != replica.running.front()) << "request " << victim->id << " is the oldest";
   victim->leaving = Request::Leaving::kPause;
   replica.admission.paused();
   ++stats_.pauses;

@@ -2,10 +2,12 @@
 
 #include "actors/router/request.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <set>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace troupe {
@@ -26,6 +28,7 @@ class WaitingQueue {
 
   [[nodiscard]] bool empty() const { return size_ == 0; }
   [[nodiscard]] int32_t size() const { return size_; }
+  [[nodiscard]] size_t tenants() const { return tenants_.size(); }
   [[nodiscard]] int32_t resumed() const { return static_cast<int32_t>(resumed_.size()); }
   /// The first `n` that need at most `pool` slots in all (another replica may have more).
   void first(int32_t n, int64_t pool, std::vector<Request*>& out) const;

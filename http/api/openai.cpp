@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <functional>
 #include <initializer_list>
 #include <random>
 #include <utility>
@@ -157,6 +158,21 @@ void read_stop(Fields& fields, const ModelInfo& model, const ApiLimits& limits,
   }
 }
 
+/// How a request is to be served among others (extensions; `priority` and `cache_salt` as in vLLM).
+void read_service(Fields& fields, GenerateRequest& request) {
+  fields.integer("priority", INT32_MIN, INT32_MAX, request.priority);
+  std::string salt;
+  if (fields.string("cache_salt", kMaxName, salt) && !salt.empty()) {
+    request.cache_salt = std::hash<std::string>()(salt) | 1U;  // 0 is for requests without one
+  }
+  const auto target = [&](const char* name, std::chrono::milliseconds& out) {
+    int32_t ms = 0;
+    if (fields.integer(name, 1, INT32_MAX, ms)) out = std::chrono::milliseconds(ms);
+  };
+  target("ttft_target_ms", request.ttft_target);
+  target("tpot_target_ms", request.tpot_target);
+}
+
 /// Everything about how tokens are chosen and when to end that both endpoints share.
 void read_sampling(Fields& fields, const ModelInfo& model, const ApiLimits& limits,
                    GenerateRequest& request) {
@@ -181,6 +197,7 @@ void read_sampling(Fields& fields, const ModelInfo& model, const ApiLimits& limi
   read_logit_bias(fields, model, limits, s);
   read_stop(fields, model, limits, request);
   request.deadline = limits.deadline;
+  read_service(fields, request);
   std::string user;
   fields.string("user", 1024, user);
 }
@@ -333,6 +350,7 @@ GenerateCall fan_out(const GenerateRequest& base, const std::vector<Prompt>& pro
     for (int32_t i = 0; i < shape.n; ++i) {
       GenerateRequest& request = call.requests.emplace_back(base);
       request.prompt = prompt;
+      request.tenant = context.tenant;
       request.sampling.seed = base.sampling.seed + static_cast<uint64_t>(i);
     }
   }
@@ -404,6 +422,7 @@ Result<GenerateCall> parse_chat(std::string_view body, const OpenAiContext& cont
   shape.chat = true;
   bool stream = false;
   GenerateRequest base;
+  base.endpoint = 1;
   fields.integer("max_tokens", 1, INT32_MAX, base.max_tokens);
   fields.integer("max_completion_tokens", 1, INT32_MAX, base.max_tokens);  // the newer name wins
   read_sampling(fields, model, context.limits, base);

@@ -14,6 +14,7 @@ struct OpenAiContext {
   const Engine& engine;
   const ApiLimits& limits;
   std::string request_id;  // becomes part of the answer's "id"
+  uint64_t tenant = 0;     // number of the API key
 };
 
 /// POST /v1/completions and POST /v1/chat/completions: body -> validated call. Members that are

@@ -32,6 +32,18 @@ class Parse : public ::testing::Test {
   ApiLimits limits_;
 };
 
+TEST_F(Parse, ReadsHowARequestIsToBeServed) {
+  const GenerateRequest r =
+      with(R"("priority":-2,"ttft_target_ms":500,"tpot_target_ms":40,"cache_salt":"a")");
+  EXPECT_EQ(r.priority, -2);
+  EXPECT_EQ(r.ttft_target.count(), 500);
+  EXPECT_EQ(r.tpot_target.count(), 40);
+  EXPECT_NE(r.cache_salt, 0U);
+  EXPECT_NE(r.cache_salt, with(R"("cache_salt":"b")").cache_salt);
+  EXPECT_EQ(with(R"("n":1)").cache_salt, 0U);
+  EXPECT_EQ(with(R"("cache_salt":"")").cache_salt, 0U);
+}
+
 struct BadCase {
   const char* members;  // added to {"prompt":"x", ...}
   const char* param;
@@ -49,6 +61,11 @@ TEST_F(Parse, RefusesBadMembersAndNamesThem) {
       {R"("max_tokens":"5")", "max_tokens"},
       {R"("max_tokens":true)", "max_tokens"},
       {R"("max_tokens":[1])", "max_tokens"},
+      {R"("priority":1.5)", "priority"},
+      {R"("priority":"high")", "priority"},
+      {R"("ttft_target_ms":0)", "ttft_target_ms"},
+      {R"("tpot_target_ms":-5)", "tpot_target_ms"},
+      {R"("cache_salt":7)", "cache_salt"},
       {R"("n":0)", "n"},
       {R"("n":-1)", "n"},
       {R"("n":1000000)", "n"},

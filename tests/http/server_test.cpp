@@ -93,6 +93,15 @@ TEST_F(Http, TokenizeAndBack) {
   EXPECT_EQ(post("/tokenize", R"({})").status, 400);
 }
 
+TEST_F(Http, ResetsThePrefixCache) {
+  start();
+  EXPECT_EQ(
+      exchange("POST /reset_prefix_cache HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n").status,
+      200);
+  EXPECT_EQ(get("/reset_prefix_cache").status, 405);
+  EXPECT_EQ(engine_.cache_resets, 1);
+}
+
 TEST_F(Http, Methods) {
   start();
   EXPECT_EQ(get("/nothing").status, 404);

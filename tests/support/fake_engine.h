@@ -79,6 +79,8 @@ class FakeEngine final : public Engine {
     if (options_.manual) finish(*live, {.reason = FinishReason::kCancelled});
   }
 
+  void reset_prefix_cache() override { ++cache_resets; }
+  std::atomic<int> cache_resets{0};
   [[nodiscard]] EngineStats stats() const override {
     const std::lock_guard lock(mutex_);
     return stats_;

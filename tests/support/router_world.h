@@ -171,6 +171,16 @@ class RouterWorld {
       for (const uint64_t job : jobs) any = deliver(job) || any;
     }
   }
+  /// Makes the router expect outputs of a few tokens, so that later ones exhaust the pool.
+  void teach_short_outputs(uint64_t job, int32_t n = 100) {
+    for (RequestId id = 1'000'001; n > 0; --n, ++id) {
+      submit(id, prompt_of(2, static_cast<int32_t>(id % 1000)), 50);
+      while (outputs[id].size() < 3 && !ends.contains(id)) deliver(job);
+      router.finish(id, now);
+      ends.emplace(id, FinishReason::kStop);
+      run_to_end();
+    }
+  }
   /// What a request alone would have produced.
   [[nodiscard]] std::vector<int32_t> expected(RequestId id, FinishReason* reason) const {
     std::vector<int32_t> sequence = prompts.at(id);

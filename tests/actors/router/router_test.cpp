@@ -56,21 +56,10 @@ TEST(Router, DecodesShareAStepWithAPrefillChunk) {
   w.expect_complete(2);
 }
 
-// Makes the router expect outputs of five tokens.
-void teach_short_outputs(World& w) {
-  for (RequestId id = 1001; id <= 1100; ++id) {
-    w.submit(id, prompt_of(2, static_cast<int32_t>(id)), 100);
-    while (w.outputs[id].size() < 5 && !w.ends.contains(id)) w.deliver(1);
-    w.router.finish(id, w.now);
-    w.run_to_end();
-    w.ends.emplace(id, FinishReason::kStop);
-  }
-}
-
 TEST(Router, PausesTheYoungestWhenThePoolIsFullAndNobodyNotices) {
   World w;
   w.add_replica(1, 160, 8);
-  teach_short_outputs(w);
+  w.teach_short_outputs(1);
   for (RequestId id = 1; id <= 30; ++id) w.submit(id, prompt_of(20, static_cast<int32_t>(id)), 120);
   w.run_to_end();
   for (RequestId id = 1; id <= 30; ++id) w.expect_complete(id);
@@ -175,57 +164,6 @@ TEST(Router, CancelFreesSlotsWhenThePlansInFlightReturned) {
   EXPECT_GT(w.router.stats().slots_used, 0);
   w.run_to_end();
   expect_empty(w);
-}
-
-// Random arrivals, cancels, lost and joining replicas: every request that is not cancelled gets
-// exactly the tokens that it would have got alone, and the books balance after every event.
-TEST(Router, RandomTrafficIsExact) {
-  uint64_t pauses = 0;
-  for (uint32_t seed = 1; seed <= 150; ++seed) {
-    SCOPED_TRACE(seed);
-    std::mt19937 random(seed);
-    const auto pick = [&](int32_t low, int32_t high) {
-      return std::uniform_int_distribution<int32_t>(low, high)(random);
-    };
-    World w;
-    uint64_t next_job = 1;
-    RequestId next_id = 1;
-    std::set<RequestId> cancelled;
-    w.add_replica(next_job++, pick(120, 400), pick(1, 8), pick(4, 64));
-    for (int32_t event = 0; event < 300; ++event) {
-      const int32_t dice = pick(0, 99);
-      if (dice < 15) {
-        w.submit(next_id, prompt_of(pick(1, 20), pick(0, 1000)), pick(1, 100));
-        ++next_id;
-      } else if (dice < 20 && next_id > 1) {
-        const auto id = static_cast<RequestId>(pick(1, static_cast<int32_t>(next_id) - 1));
-        if (!w.ends.contains(id)) cancelled.insert(id);
-        w.router.cancel(id, ++w.now);
-        w.plan();
-      } else if (dice < 22 && !w.replicas.empty()) {
-        w.lose_replica(w.replicas.begin()->first);
-      } else if (dice < 25 && w.replicas.size() < 3) {
-        w.add_replica(next_job++, pick(120, 400), pick(1, 8), pick(4, 64));
-        w.plan();
-      } else if (!w.replicas.empty()) {
-        auto it = w.replicas.begin();
-        std::advance(it, pick(0, static_cast<int32_t>(w.replicas.size()) - 1));
-        w.deliver(it->first);
-      }
-    }
-    if (w.replicas.empty()) {
-      w.add_replica(next_job, 400);
-      w.plan();
-    }
-    w.run_to_end();
-    for (RequestId id = 1; id < next_id; ++id) {
-      if (!cancelled.contains(id)) w.expect_complete(id);
-    }
-    expect_empty(w);
-    pauses += w.router.stats().pauses;
-    if (HasFailure()) return;
-  }
-  EXPECT_GT(pauses, 100U);  // the traffic did exhaust pools
 }
 
 }  // namespace
