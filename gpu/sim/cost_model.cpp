@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace troupe {
 namespace {
 
 constexpr double kMicros = 1e6;
+constexpr double kMaxSlots = 1 << 30;
 
 double bytes_of(SimType type) { return type == SimType::kBf16 ? 2 : 1; }
 
@@ -90,7 +90,8 @@ StepCost CostModel::cost(const StepWork& work) const {
   cost.activation = kMicros * layers * tokens * activation_bytes_ / device_.activation_bytes_per_s;
   if (tp_ > 1) {
     // Two a layer, of bf16 rows; bus bandwidth counts 2 (N - 1) / N of the bytes.
-    const double bytes = tokens * model_.hidden * 2 * 2 * (tp_ - 1) / tp_;
+    const double ranks = tp_;
+    const double bytes = tokens * model_.hidden * 2 * 2 * (ranks - 1) / ranks;
     cost.all_reduce =
         2 * layers *
         (device_.all_reduce_latency_us + kMicros * bytes / device_.all_reduce_bytes_per_s);
@@ -112,8 +113,7 @@ Result<int32_t> CostModel::pool_slots() const {
                     " of workspace, the device has " + gigabytes(device_.memory_bytes),
                 "--tp");
   }
-  return static_cast<int32_t>(
-      std::min(slots, static_cast<double>(std::numeric_limits<int32_t>::max() / 2)));
+  return static_cast<int32_t>(std::min(slots, kMaxSlots));
 }
 
 }  // namespace troupe
