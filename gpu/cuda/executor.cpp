@@ -164,7 +164,7 @@ StepState::Limits CudaExecutor::state_limits(const ModelConfig& config, const Sh
                                              const ExecutorOptions& options,
                                              const Variant& variant) {
   const Llama::Limits l = limits(config, options, variant);
-  return {l.max_rows, l.max_tokens, l.max_context, static_cast<int32_t>(shard.vocab.size()), 0};
+  return {l.max_rows, l.max_tokens, l.max_context, static_cast<int32_t>(shard.vocab.size())};
 }
 
 CudaExecutor::CudaExecutor(const ModelConfig& config, const Shard& shard,
@@ -187,7 +187,6 @@ CudaExecutor::CudaExecutor(const ModelConfig& config, const Shard& shard,
 Status CudaExecutor::make_pool(int32_t n_slots) {
   const StepState::Limits& l = state_.limits();
   pool_ = std::make_unique<KvPool>(config_.n_layers, l.max_tokens, shape_, kv_format_);
-  state_.set_spare_slot(l.max_tokens);
   StepPlan plan;
   plan.opened.push_back({0, 1, {}, {}, {}});
   const int32_t n = std::min(l.max_tokens, l.max_context);
@@ -207,10 +206,9 @@ Status CudaExecutor::make_pool(int32_t n_slots) {
   const size_t room = device.free_bytes > margin ? device.free_bytes - margin : 0;
   const auto fitting = static_cast<int64_t>(room / per_slot) - 1;
   if (fitting < std::max(n_slots, 1)) {
-    cudaDeviceProp properties = {};
-    TROUPE_CUDA(cudaGetDeviceProperties(&properties, 0));
-    device.name = properties.name;
-    return check_fit(device, {0, 0, per_slot}, std::max(n_slots, 1));
+    const Result<DeviceInfo> now = find_device();
+    if (!now) return now.error();
+    return check_fit(*now, {0, 0, per_slot}, std::max(n_slots, 1));
   }
   if (n_slots == 0) {  // more than all rows can use would be waste
     const int64_t usable = int64_t{l.max_rows} * l.max_context;
@@ -218,7 +216,6 @@ Status CudaExecutor::make_pool(int32_t n_slots) {
         std::min({fitting, usable, int64_t{std::numeric_limits<int32_t>::max() / 2}}));
   }
   pool_ = std::make_unique<KvPool>(config_.n_layers, n_slots, shape_, kv_format_);
-  state_.set_spare_slot(n_slots);
   return ok_status();
 }
 
@@ -240,9 +237,9 @@ void CudaExecutor::randomise_pool() {
         quantize_rows(reinterpret_cast<uint8_t*>(to), scales.data(), values.data(), n, per_slot,
                       stream);
       else
-        TROUPE_CUDA(cudaMemcpyAsync(
-            to, values.data(), static_cast<size_t>(n) * static_cast<size_t>(per_slot) * 2,
-            cudaMemcpyDeviceToDevice, stream));
+        TROUPE_CUDA(cudaMemcpyAsync(to, values.data(),
+                                    static_cast<size_t>(n) * static_cast<size_t>(per_slot) * 2,
+                                    cudaMemcpyDeviceToDevice, stream));
     }
   }
   TROUPE_CUDA(cudaStreamSynchronize(stream));
@@ -251,6 +248,10 @@ void CudaExecutor::randomise_pool() {
 void CudaExecutor::tune(const std::string& table) {
   if (!table.empty()) model_.linear().load_table(table);
   for (const int32_t n : buckets_) model_.tune(n, n, stream_.get());
+  // Under load most steps with prefill are as large as they may be.
+  const int32_t largest = state_.limits().max_tokens;
+  for (int32_t n = 512; n < largest; n *= 2) model_.tune(n, 1, stream_.get());
+  model_.tune(largest, 1, stream_.get());
   if (!table.empty()) model_.linear().save_table(table);
 }
 
@@ -527,7 +528,7 @@ Result<std::unique_ptr<Executor>> make_executor(const Checkpoint& checkpoint,
   DeviceNeed need;
   need.weights = Weights::bytes(config, shard, format);
   need.workspace =
-      Llama::activation_bytes(config, shard, options.fp8_weights, limits) +
+      Llama::activation_bytes(config, shard, limits) +
       StepState::device_bytes(CudaExecutor::state_limits(config, shard, options, variant)) +
       Sampler::device_bytes(options.max_rows) + Llama::kLinearWorkspace;
   need.kv_per_slot = KvPool::bytes_per_slot(config.n_layers, shape,
@@ -541,9 +542,9 @@ Result<std::unique_ptr<Executor>> make_executor(const Checkpoint& checkpoint,
   if (!weights) return weights.error();
   auto executor =
       std::make_unique<CudaExecutor>(config, shard, options, variant, std::move(weights).value());
+  if (variant.tune) executor->tune(options.tune_file);  // needs room that the pool will take
   if (const Status made = executor->make_pool(options.n_slots); !made) return made.error();
   if (variant.random_pool) executor->randomise_pool();
-  if (variant.tune) executor->tune(options.tune_file);
   if (variant.graphs) executor->capture();
   return std::unique_ptr<Executor>(std::move(executor));
 }

@@ -117,8 +117,7 @@ AttentionShape Llama::attention_shape(const ModelConfig& config, const Shard& sh
           static_cast<int32_t>(shard.kv_heads.size()), config.head_dim};
 }
 
-size_t Llama::activation_bytes(const ModelConfig& c, const Shard& s, bool /*fp8*/,
-                               const Limits& limits) {
+size_t Llama::activation_bytes(const ModelConfig& c, const Shard& s, const Limits& limits) {
   const int64_t q = s.query_heads.size() * c.head_dim;
   const int64_t kv = s.kv_heads.size() * c.head_dim;
   const int64_t inner = std::max(q, s.ffn.size());

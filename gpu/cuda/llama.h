@@ -68,7 +68,7 @@ class Llama {
 
   static AttentionShape attention_shape(const ModelConfig& config, const Shard& shard);
   /// Activations and logits, without what attention and linear layers keep for themselves.
-  static size_t activation_bytes(const ModelConfig& config, const Shard& shard, bool fp8,
+  static size_t activation_bytes(const ModelConfig& config, const Shard& shard,
                                  const Limits& limits);
 
   /// logits()[i, :] = those of token sampled[i]. Writes K and V of every token. Without chunks it
