@@ -168,7 +168,7 @@ class Bench {
     std::vector<int32_t> free_rows(static_cast<size_t>(options_.executor.max_rows));
     std::iota(free_rows.rbegin(), free_rows.rend(), 0);
     std::vector<int32_t> closed;
-    const auto per_request = static_cast<size_t>(in + out);
+    const size_t per_request = static_cast<size_t>(in) + static_cast<size_t>(out);
     size_t promised = 0;
     int32_t waiting = requests;
     int64_t produced = 0;
