@@ -74,15 +74,18 @@ struct Pending {
 class CudaExecutor final : public Executor {
  public:
   CudaExecutor(const ModelConfig& config, const Shard& shard, const ExecutorOptions& options,
-               const Variant& variant, std::unique_ptr<Weights> weights);
+               const Variant& variant, std::unique_ptr<Weights> weights,
+               Communicator& communicator);
   ~CudaExecutor() override { cudaStreamSynchronize(stream_.get()); }
 
   static Llama::Limits limits(const ModelConfig& config, const ExecutorOptions& options,
                               const Variant& variant);
   static StepState::Limits state_limits(const ModelConfig& config, const Shard& shard,
-                                        const ExecutorOptions& options, const Variant& variant);
+                                        const ExecutorOptions& options, const Variant& variant,
+                                        int32_t n_ranks);
   /// Runs a step of the largest size against a pool that is just large enough, then makes the real
-  /// pool: `n_slots`, or what is left for 0. kOutOfMemory when too little is.
+  /// pool: `n_slots`, or what is left for 0 on the fullest rank. kOutOfMemory when too little is.
+  /// Collective.
   Status make_pool(int32_t n_slots);
   void randomise_pool();
   void tune(const std::string& table);
@@ -108,6 +111,7 @@ class CudaExecutor final : public Executor {
   [[nodiscard]] bool ended(uint64_t index) const;
   void check_device() const;
 
+  Communicator& communicator_;
   ModelConfig config_;
   Shard shard_;
   ExecutorOptions options_;
@@ -119,6 +123,7 @@ class CudaExecutor final : public Executor {
   StepState state_;
   Sampler sampler_;
   std::unique_ptr<KvPool> pool_;
+  int32_t first_token_ = 0;  // the vocabulary id of the first logit
   std::vector<int32_t> buckets_;
   std::map<int32_t, Graph> graphs_;
   size_t graph_bytes_ = 0;

@@ -5,11 +5,13 @@
 #include "gpu/cuda/capacity.h"
 #include "gpu/cuda/cuda_executor.h"
 #include "gpu/cuda/quantize.h"
+#include "gpu/device/stream.h"
 
 #include <algorithm>
 #include <limits>
 #include <memory>
 #include <numeric>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +21,15 @@ namespace {
 
 /// A slice of the down matrix may begin at any multiple of this.
 constexpr int64_t kFfnBlock = 32;
+
+template <class T>
+std::vector<T> gather(const T& mine, Communicator& communicator) {
+  Stream stream(1);
+  std::vector<T> all(static_cast<size_t>(communicator.size()));
+  communicator.all_gather(std::as_bytes(std::span(&mine, 1)),
+                          std::as_writable_bytes(std::span(all)), stream);
+  return all;
+}
 
 }  // namespace
 
@@ -35,24 +46,28 @@ Llama::Limits CudaExecutor::limits(const ModelConfig& config, const ExecutorOpti
 }
 
 StepState::Limits CudaExecutor::state_limits(const ModelConfig& config, const Shard& shard,
-                                             const ExecutorOptions& options,
-                                             const Variant& variant) {
+                                             const ExecutorOptions& options, const Variant& variant,
+                                             int32_t n_ranks) {
   const Llama::Limits l = limits(config, options, variant);
-  return {l.max_rows, l.max_tokens, l.max_context, static_cast<int32_t>(shard.vocab.size())};
+  const auto slice = static_cast<int32_t>(shard.vocab.size());
+  return {l.max_rows, l.max_tokens, l.max_context, n_ranks > 1 ? config.vocab : slice};
 }
 
 CudaExecutor::CudaExecutor(const ModelConfig& config, const Shard& shard,
                            const ExecutorOptions& options, const Variant& variant,
-                           std::unique_ptr<Weights> weights)
-    : config_(config),
+                           std::unique_ptr<Weights> weights, Communicator& communicator)
+    : communicator_(communicator),
+      config_(config),
       shard_(shard),
       options_(options),
       variant_(variant),
       shape_(Llama::attention_shape(config, shard)),
       kv_format_(options.fp8_kv ? KvFormat::kFp8 : KvFormat::kBf16),
-      model_(config, shard, std::move(weights), kv_format_, limits(config, options, variant)),
-      state_(state_limits(config, shard, options, variant)),
-      sampler_(options.max_rows, static_cast<int32_t>(shard.vocab.size())),
+      model_(config, shard, std::move(weights), kv_format_, limits(config, options, variant),
+             communicator),
+      state_(state_limits(config, shard, options, variant, communicator.size())),
+      sampler_(options.max_rows, state_.limits().vocab),
+      first_token_(communicator.size() > 1 ? 0 : static_cast<int32_t>(shard.vocab.begin)),
       buckets_(decode_buckets(options.max_rows)),
       rows_(static_cast<size_t>(options.max_rows)) {}
 
@@ -78,8 +93,15 @@ Status CudaExecutor::make_pool(int32_t n_slots) {
   const size_t per_slot = KvPool::bytes_per_slot(config_.n_layers, shape_, kv_format_);
   const size_t margin = margin_bytes(device.total_bytes);
   const size_t room = device.free_bytes > margin ? device.free_bytes - margin : 0;
-  const auto fitting = static_cast<int64_t>(room / per_slot) - 1;
+  const auto mine = static_cast<int64_t>(room / per_slot) - 1;
+  const std::vector<int64_t> everyones = gather(mine, communicator_);
+  const int64_t fitting = *std::min_element(everyones.begin(), everyones.end());
   if (fitting < std::max(n_slots, 1)) {
+    if (mine >= std::max(n_slots, 1))
+      return fail(ErrorCode::kOutOfMemory,
+                  "another rank of the replica has room for " + std::to_string(fitting) +
+                      " KV tokens only; its own message has the numbers",
+                  "kv_tokens");
     const Result<DeviceInfo> now = find_device();
     if (!now) return now.error();
     return check_fit(*now, {0, 0, per_slot}, std::max(n_slots, 1));
@@ -152,53 +174,82 @@ Executor::Memory CudaExecutor::memory() const {
   return m;
 }
 
-Result<std::unique_ptr<Executor>> make_executor(const Checkpoint& checkpoint,
-                                                const ExecutorOptions& options,
-                                                Communicator& communicator,
-                                                const Variant& variant) {
+namespace {
+
+/// What one rank does by itself: check, load, choose kernels.
+Result<std::unique_ptr<CudaExecutor>> load_share(const Checkpoint& checkpoint,
+                                                 const ExecutorOptions& options,
+                                                 Communicator& communicator,
+                                                 const Variant& variant) {
   const ModelConfig& config = checkpoint.config();
-  if (communicator.size() > 1)
-    return fail(ErrorCode::kInvalidArgument,
-                "--tp " + std::to_string(communicator.size()) +
-                    " needs collectives between GPUs, which this version lacks; use --tp 1 and "
-                    "more replicas (--dp)",
-                "tp");
-  if (options.n_slots < 0 || options.max_rows < 1 || options.max_step_tokens < 1 ||
-      options.max_context < 0)
-    return fail(ErrorCode::kInvalidArgument,
-                "rows and step tokens must be 1 or more, KV tokens and context not negative");
-  if (variant.share_of < 1 || variant.share_of > config.n_heads)
-    return fail(ErrorCode::kInvalidArgument, "a share must be of 1 to as many ranks as heads");
+  const int32_t n_ranks = communicator.size();
+  const int32_t n_shares = std::max(n_ranks, variant.share_of);
   const Result<DeviceInfo> device = find_device();
   if (!device) return device.error();
-  const Shard shard = make_shard(config, kFfnBlock, communicator.rank(), variant.share_of);
-  if (const Status fits = check_model(config, shard, variant.share_of); !fits) return fits.error();
+  const Shard shard = make_shard(config, kFfnBlock, communicator.rank(), n_shares);
+  if (const Status fits = check_model(config, shard, n_shares); !fits) return fits.error();
 
   const WeightFormat format = options.fp8_weights ? WeightFormat::kFp8 : WeightFormat::kBf16;
   const AttentionShape shape = Llama::attention_shape(config, shard);
   const Llama::Limits limits = CudaExecutor::limits(config, options, variant);
   DeviceNeed need;
   need.weights = Weights::bytes(config, shard, format);
-  need.workspace =
-      Llama::activation_bytes(config, shard, limits) +
-      StepState::device_bytes(CudaExecutor::state_limits(config, shard, options, variant)) +
-      Sampler::device_bytes(options.max_rows) + Llama::kLinearWorkspace;
+  need.workspace = Llama::activation_bytes(config, shard, limits, n_ranks) +
+                   StepState::device_bytes(
+                       CudaExecutor::state_limits(config, shard, options, variant, n_ranks)) +
+                   Sampler::device_bytes(options.max_rows) + Llama::kLinearWorkspace;
   need.kv_per_slot = KvPool::bytes_per_slot(config.n_layers, shape,
                                             options.fp8_kv ? KvFormat::kFp8 : KvFormat::kBf16);
   const int32_t least_slots = options.n_slots > 0 ? options.n_slots : limits.max_tokens;
   if (const Status fits = check_fit(*device, need, least_slots); !fits) return fits.error();
 
-  auto weights = options.dummy_weights
-                     ? Weights::random(config, shard, format)
-                     : Weights::load(checkpoint, shard, communicator.rank() == 0, format);
+  // Biases of row-parallel layers are added after the all-reduce, by every rank.
+  auto weights = options.dummy_weights ? Weights::random(config, shard, format)
+                                       : Weights::load(checkpoint, shard, true, format);
   if (!weights) return weights.error();
-  auto executor =
-      std::make_unique<CudaExecutor>(config, shard, options, variant, std::move(weights).value());
+  auto executor = std::make_unique<CudaExecutor>(config, shard, options, variant,
+                                                 std::move(weights).value(), communicator);
   if (variant.tune) executor->tune(options.tune_file);  // needs room that the pool will take
-  if (const Status made = executor->make_pool(options.n_slots); !made) return made.error();
-  if (variant.random_pool) executor->randomise_pool();
-  if (variant.graphs) executor->capture();
-  return std::unique_ptr<Executor>(std::move(executor));
+  return executor;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Executor>> make_executor(const Checkpoint& checkpoint,
+                                                const ExecutorOptions& options,
+                                                Communicator& communicator,
+                                                const Variant& variant) {
+  const ModelConfig& config = checkpoint.config();
+  if (options.n_slots < 0 || options.max_rows < 1 || options.max_step_tokens < 1 ||
+      options.max_context < 0)
+    return fail(ErrorCode::kInvalidArgument,
+                "rows and step tokens must be 1 or more, KV tokens and context not negative");
+  const int32_t n_shares = std::max(communicator.size(), variant.share_of);
+  if (n_shares > std::min(config.n_heads, VocabularySplit::kMaxRanks) ||
+      (communicator.size() > 1 && variant.share_of > 1))
+    return fail(ErrorCode::kInvalidArgument,
+                "--tp " + std::to_string(n_shares) + " is more than the model's " +
+                    std::to_string(config.n_heads) + " attention heads or " +
+                    std::to_string(VocabularySplit::kMaxRanks),
+                "tp");
+  Result<std::unique_ptr<CudaExecutor>> executor = fail(ErrorCode::kInternal, "");
+  try {
+    executor = load_share(checkpoint, options, communicator, variant);
+  } catch (const DeviceError& e) {
+    executor = fail(ErrorCode::kInternal, e.what());
+  }
+  // A rank alone would wait for the others in its first step, so all fail when one does.
+  const std::vector<int32_t> failed = gather(int32_t{executor ? 0 : 1}, communicator);
+  if (!executor) return executor.error();
+  for (size_t r = 0; r < failed.size(); ++r)
+    if (failed[r] != 0)
+      return fail(ErrorCode::kInternal, "rank " + std::to_string(r) + " of the replica could not " +
+                                            "load; its own message names the cause");
+  CudaExecutor& made = **executor;
+  if (const Status fits = made.make_pool(options.n_slots); !fits) return fits.error();
+  if (variant.random_pool) made.randomise_pool();
+  if (variant.graphs) made.capture();
+  return std::unique_ptr<Executor>(std::move(executor).value());
 }
 
 Result<std::unique_ptr<Executor>> make_executor(const Checkpoint& checkpoint,

@@ -228,7 +228,7 @@ StepResult CudaExecutor::collect() {
     const SampleOutcome& outcome = d.sample_outcomes[at];
     SampledToken token;
     token.row = work.row;
-    token.token = outcome.token + static_cast<int32_t>(shard_.vocab.begin);
+    token.token = outcome.token + first_token_;
     token.failed = outcome.failed != 0;
     if (token.failed) token.token = 0;
     token.logprob = outcome.logprob;

@@ -350,6 +350,36 @@ __global__ void gather_rows_kernel(__nv_bfloat16* out, const __nv_bfloat16* in, 
     to[i] = from[i];
 }
 
+__global__ void apply_scales_kernel(__nv_bfloat16* data, Product product, int32_t width) {
+  release_downstream();
+  wait_for_upstream();
+  const int64_t t = blockIdx.x;
+  const int32_t at = static_cast<int32_t>(blockIdx.y * blockDim.x + threadIdx.x) * 8;
+  if (at >= width) return;
+  float v[8];
+  float channel[8];
+  load8(v, product.data + t * width + at);
+  load8(channel, product.channel_scale + at);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[i] *= product.token_scale[t] * channel[i];
+  store8(data + t * width + at, v);
+}
+
+/// Grid: rows x ranks.
+__global__ void join_vocabulary_kernel(float* out, const float* parts,
+                                       const __grid_constant__ VocabularySplit split) {
+  release_downstream();
+  wait_for_upstream();
+  const int64_t row = blockIdx.x;
+  const int32_t rank = static_cast<int32_t>(blockIdx.y);
+  const int32_t width = split.begin[rank + 1] - split.begin[rank];
+  const float* from = parts + int64_t{rank} * gridDim.x * split.widest + row * width;
+  float* to = out + row * split.begin[split.n_ranks] + split.begin[rank];
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width;
+       i += static_cast<int32_t>(blockDim.x))
+    to[i] = from[i];
+}
+
 unsigned u(int32_t n) { return static_cast<unsigned>(n); }
 
 }  // namespace
@@ -417,6 +447,22 @@ void gather_rows(__nv_bfloat16* out, const __nv_bfloat16* in, const int32_t* row
   if (n_rows == 0) return;
   TROUPE_CHECK(width % 8 == 0) << width;
   launch(gather_rows_kernel, dim3(u(n_rows)), dim3(256), 0, stream, out, in, rows, width);
+}
+
+void apply_scales(__nv_bfloat16* data, const Product& product, int32_t n_tokens, int32_t width,
+                  cudaStream_t stream) {
+  if (n_tokens == 0) return;
+  TROUPE_CHECK(width % 8 == 0 && product.channel_scale != nullptr) << width;
+  constexpr int32_t kThreads = 256;
+  launch(apply_scales_kernel, dim3(u(n_tokens), u((width / 8 + kThreads - 1) / kThreads)),
+         dim3(kThreads), 0, stream, data, product, width);
+}
+
+void join_vocabulary(float* out, const float* parts, const VocabularySplit& split, int32_t n_rows,
+                     cudaStream_t stream) {
+  if (n_rows == 0) return;
+  launch(join_vocabulary_kernel, dim3(u(n_rows), u(split.n_ranks)), dim3(512), 0, stream, out,
+         parts, split);
 }
 
 }  // namespace troupe::cuda
