@@ -51,14 +51,23 @@ struct alignas(16) Bf16x8 {
   __nv_bfloat162 pair[4];
 };
 
-__device__ __forceinline__ void load8(float (&v)[8], const __nv_bfloat16* from) {
-  const Bf16x8 x = *reinterpret_cast<const Bf16x8*>(from);
+/// The load alone: what is loaded before wait_for_upstream() is converted after it, so that nothing
+/// waits for it in between.
+__device__ __forceinline__ Bf16x8 load_raw(const __nv_bfloat16* from) {
+  return *reinterpret_cast<const Bf16x8*>(from);
+}
+
+__device__ __forceinline__ void to_floats(float (&v)[8], const Bf16x8& x) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const float2 f = __bfloat1622float2(x.pair[i]);
     v[2 * i] = f.x;
     v[2 * i + 1] = f.y;
   }
+}
+
+__device__ __forceinline__ void load8(float (&v)[8], const __nv_bfloat16* from) {
+  to_floats(v, load_raw(from));
 }
 
 __device__ __forceinline__ void load8(float (&v)[8], const float* from) {

@@ -16,7 +16,7 @@ struct GemmShape {
   WeightFormat format = WeightFormat::kBf16;
   bool f32_out = false;
 
-  auto operator<=>(const GemmShape&) const = default;
+  auto operator<=>(const GemmShape&) const = default;  // NOLINT(modernize-use-nullptr)
 };
 
 constexpr int64_t element_bytes(WeightFormat f) { return f == WeightFormat::kFp8 ? 1 : 2; }

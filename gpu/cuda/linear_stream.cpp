@@ -13,11 +13,13 @@ namespace {
 constexpr int64_t kBoxBytes = 128;
 constexpr int64_t kGroupRows = 64;  // of the tensor cores' product
 constexpr int32_t kMaxCluster = 4;
-constexpr int32_t kMaxStages = 16;
+constexpr int32_t kMaxStages = 24;
 constexpr int32_t kMaxBoxes = 4;
 constexpr int64_t kStageBytes = int64_t{14} << 10;  // of weights, about
 // Two blocks of consecutive kernels fit on a multiprocessor, and a small kernel between them.
-constexpr int64_t kSharedBytes = int64_t{104} << 10;
+constexpr int64_t kHalfRing = int64_t{104} << 10;
+// One block alone.
+constexpr int64_t kWholeRing = int64_t{208} << 10;
 constexpr int64_t kAlignment = 1024;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -49,7 +51,7 @@ struct Cut {
 
 /// The lowest tiles that `clusters` clusters get through in `rounds` rounds.
 std::optional<Cut> cut(const StreamKernel& k, const GemmShape& s, int32_t cluster, int64_t clusters,
-                       int64_t rounds) {
+                       int64_t rounds, int64_t ring_bytes) {
   const int64_t token_tiles = ceil_div(s.n_tokens, k.tokens);
   const int64_t row_tiles = clusters * rounds / token_tiles;
   const int64_t k_boxes = ceil_div(s.cols * element_bytes(s.format), kBoxBytes);
@@ -65,7 +67,7 @@ std::optional<Cut> cut(const StreamKernel& k, const GemmShape& s, int32_t cluste
   v.boxes =
       static_cast<int32_t>(std::clamp<int64_t>(kStageBytes / (height * kBoxBytes), 1, kMaxBoxes));
   v.stages = static_cast<int32_t>(
-      std::min<int64_t>((kSharedBytes - sent_bytes(k, cluster)) / stage_bytes(v), kMaxStages));
+      std::min<int64_t>((ring_bytes - sent_bytes(k, cluster)) / stage_bytes(v), kMaxStages));
   const int64_t k_stages = ceil_div(k_boxes, v.boxes);
   if (k_stages < cluster || v.stages < 3) return std::nullopt;
   // Rows of a box beyond the last token are not fetched.
@@ -95,17 +97,20 @@ struct Launch {
     attributes[1].val.clusterDim.x = static_cast<unsigned>(plan.cut.cluster);
     attributes[1].val.clusterDim.y = 1;
     attributes[1].val.clusterDim.z = 1;
+    attributes[2].id = cudaLaunchAttributeClusterSchedulingPolicyPreference;
+    attributes[2].val.clusterSchedulingPolicyPreference = cudaClusterSchedulingPolicySpread;
     config.gridDim = dim3(static_cast<unsigned>(clusters * plan.cut.cluster));
     config.blockDim = dim3(static_cast<unsigned>(plan.kernel->threads));
     config.dynamicSmemBytes = static_cast<size_t>(shared);
     config.stream = stream;
     config.attrs = attributes;
-    config.numAttrs = 2;
+    // Blocks that are no cluster are spread best when nothing is said about clusters.
+    config.numAttrs = plan.cut.cluster > 1 ? 3 : 1;
   }
   Launch(const Launch&) = delete;
   Launch& operator=(const Launch&) = delete;
 
-  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchAttribute attributes[3] = {};
   cudaLaunchConfig_t config = {};
 };
 
@@ -131,7 +136,8 @@ StreamGemm::StreamGemm() {
   }
   const StreamKernel& any = stream_kernels_bf16().front();
   resident_.assign(kMaxCluster + 1, 0);
-  for (int32_t size = 1; size <= kMaxCluster; ++size) {
+  resident_[1] = n_sms_;
+  for (int32_t size = 2; size <= kMaxCluster; ++size) {
     // So much memory that no two blocks share a multiprocessor.
     const Launch launch({&any, {.cluster = size}}, 1, most_shared - 2 * kAlignment, nullptr);
     TROUPE_CUDA(cudaOccupancyMaxActiveClusters(&resident_[static_cast<size_t>(size)], any.function,
@@ -153,8 +159,10 @@ std::vector<StreamPlan> StreamGemm::plans(const GemmShape& shape) const {
           ceil_div(shape.rows, kGroupRows * k.groups) * ceil_div(shape.n_tokens, k.tokens);
       const int64_t fewest = ceil_div(tiles, clusters);
       for (int64_t rounds = fewest; rounds <= fewest + 1; ++rounds) {
-        if (const auto c = cut(k, shape, size, clusters, rounds)) {
-          found.push_back({c->busiest, {&k, c->variant}});
+        for (const int64_t ring : {kHalfRing, kWholeRing}) {
+          if (const auto c = cut(k, shape, size, clusters, rounds, ring)) {
+            found.push_back({c->busiest, {&k, c->variant}});
+          }
         }
       }
     }
@@ -162,6 +170,7 @@ std::vector<StreamPlan> StreamGemm::plans(const GemmShape& shape) const {
   std::stable_sort(found.begin(), found.end(),
                    [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<StreamPlan> out;
+  out.reserve(found.size());
   for (const auto& [bytes, plan] : found) out.push_back(plan);
   return out;
 }

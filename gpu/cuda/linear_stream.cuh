@@ -11,7 +11,7 @@
 namespace troupe::cuda::stream {
 
 constexpr int kBoxBytes = 128;  // of one row: the widest swizzle
-constexpr int kMaxStages = 16;
+constexpr int kMaxStages = 24;
 
 template <WeightFormat F, int kTokens, int kGroups>
 struct Layout {
@@ -138,18 +138,21 @@ __global__ __launch_bounds__(
     if (threadIdx.x == L::kMultiplying) {
       hopper::prefetch_map(&w_map);
       hopper::prefetch_map(&x_map);
-      const auto fetch_weights = [&](int tile, int k, int s) {
+      // One thread keeps the memory busy: nothing is divided in its inner loops.
+      const int step = args.boxes * L::kElements;  // columns of a stage
+      const auto row_of = [&](int tile) { return tile % args.row_tiles * args.tile_rows; };
+      const auto fetch_weights = [&](int row, int column, int s) {
         hopper::arrive_expecting(&full[s], static_cast<uint32_t>(stage_weights + stage_tokens));
+        uint8_t* to = ring.weights + s * stage_weights;
         for (int b = 0; b < args.boxes; ++b) {
-          hopper::copy_box(ring.weights + s * stage_weights + b * box_bytes, &w_map,
-                           (k * args.boxes + b) * L::kElements,
-                           tile % args.row_tiles * args.tile_rows, &full[s], hopper::kEvictFirst);
+          hopper::copy_box(to + b * box_bytes, &w_map, column + b * L::kElements, row, &full[s],
+                           hopper::kEvictFirst);
         }
       };
-      const auto fetch_tokens = [&](int tile, int k, int s) {
+      const auto fetch_tokens = [&](int token, int column, int s) {
+        uint8_t* to = ring.tokens + s * stage_tokens;
         for (int b = 0; b < args.boxes; ++b) {
-          hopper::copy_box(ring.tokens + s * stage_tokens + b * L::kTokenBytes, &x_map,
-                           (k * args.boxes + b) * L::kElements, tile / args.row_tiles * kTokens,
+          hopper::copy_box(to + b * L::kTokenBytes, &x_map, column + b * L::kElements, token,
                            &full[s], hopper::kEvictLast);
         }
       };
@@ -157,21 +160,25 @@ __global__ __launch_bounds__(
       if (left <= args.trigger) hopper::launch_dependents();
       int ahead = 0;
       for (int tile = cluster; tile < args.tiles && ahead < args.stages; tile += clusters) {
-        for (int k = k_begin; k < k_end && ahead < args.stages; ++k)
-          fetch_weights(tile, k, ahead++);
+        const int row = row_of(tile);
+        for (int k = k_begin; k < k_end && ahead < args.stages; ++k, ++ahead) {
+          fetch_weights(row, k * step, ahead);
+        }
       }
       hopper::wait_for_dependencies();  // the tokens come from the kernel before
       ring.parity = 1;                  // of a ring that was never filled
       for (int tile = cluster; tile < args.tiles; tile += clusters) {
+        const int row = row_of(tile);
+        const int token = tile / args.row_tiles * kTokens;
         for (int k = k_begin; k < k_end; ++k, --left) {
           if (left == args.trigger) hopper::launch_dependents();
           if (ahead > 0) {
             --ahead;
           } else {
             hopper::wait(&empty[ring.stage], ring.parity);
-            fetch_weights(tile, k, ring.stage);
+            fetch_weights(row, k * step, ring.stage);
           }
-          fetch_tokens(tile, k, ring.stage);
+          fetch_tokens(token, k * step, ring.stage);
           ring.advance();
         }
       }

@@ -1,6 +1,7 @@
 #include "gpu/cuda/llama.h"
 
 #include "gpu/base/check.h"
+#include "gpu/communicator.h"
 
 #include <algorithm>
 #include <cmath>
@@ -10,6 +11,23 @@ namespace troupe::cuda {
 namespace {
 
 size_t times(int64_t a, int64_t b) { return static_cast<size_t>(a * b); }
+
+VocabularySplit split_vocabulary(const ModelConfig& config, int32_t n_ranks) {
+  TROUPE_CHECK(n_ranks <= VocabularySplit::kMaxRanks) << n_ranks;
+  VocabularySplit split;
+  split.n_ranks = n_ranks;
+  for (int32_t r = 0; r < n_ranks; ++r) {
+    const Range slice = make_shard(config, 32, r, n_ranks).vocab;
+    split.begin[r] = static_cast<int32_t>(slice.begin);
+    split.widest = std::max(split.widest, static_cast<int32_t>(slice.size()));
+  }
+  split.begin[n_ranks] = config.vocab;
+  return split;
+}
+
+int64_t widest_slice(const ModelConfig& config, int32_t n_ranks) {
+  return split_vocabulary(config, n_ranks).widest;
+}
 
 size_t kv_value_bytes(KvFormat format) { return format == KvFormat::kFp8 ? 1 : 2; }
 
@@ -43,6 +61,14 @@ void Llama::attend(const LayerWeights& w, const StepInput& input, const KvLayer&
     prefill_.run(attended_.data(), q_.data(), kv, scale, config_.sliding_window, stream);
 }
 
+Product Llama::all_reduce(const Product& product, int32_t n, cudaStream_t stream) {
+  if (communicator_.size() == 1) return product;
+  if (product.channel_scale != nullptr)
+    apply_scales(delta_.data(), product, n, config_.hidden, stream);
+  communicator_.device_all_reduce_sum(delta_.data(), int64_t{n} * config_.hidden, stream);
+  return {delta_.data(), nullptr, nullptr};
+}
+
 // ---- MLP ----------------------------------------------------------------------------------------
 
 /// attended -> o -> residual -> MLP -> residual, and the norm that comes next into hidden_in_.
@@ -55,13 +81,14 @@ void Llama::project_and_mlp(const LayerWeights& w, const __nv_bfloat16* attended
     quantize_rows(inner_in_.codes, inner_in_.token_scale, attended, n, q_width, stream);
     heads = activation(inner_in_);
   }
-  const Product o = linear_.run(delta_.data(), w.o, heads, n, stream);
+  const Product o = all_reduce(linear_.run(delta_.data(), w.o, heads, n, stream), n, stream);
   add_rms_norm(hidden_in_, residual, o, w.o_bias, w.post_norm, n, config_.hidden, config_.rms_eps,
                stream);
   const Product gate_up =
       linear_.run(gate_up_.data(), w.gate_up, activation(hidden_in_), n, stream);
   silu_mul(inner_in_, gate_up, n, ffn_, stream);
-  const Product down = linear_.run(delta_.data(), w.down, activation(inner_in_), n, stream);
+  const Product down =
+      all_reduce(linear_.run(delta_.data(), w.down, activation(inner_in_), n, stream), n, stream);
   // The head's weights are bf16 whatever the layers' are.
   ActivationOut out = hidden_in_;
   if (last && fp8_)
@@ -103,6 +130,11 @@ void Llama::forward(const StepInput& input, const KvPool& kv, cudaStream_t strea
     project_and_mlp(w, attended, residual, next, last, n, stream);
   }
   linear_.run_f32(logits_.data(), weights_->head(), {activations_[0].data(), nullptr}, n, stream);
+  if (split_.n_ranks == 1) return;
+  communicator_.device_all_gather(logits_.data(), gathered_.data(),
+                                  int64_t{n} * split_.widest * static_cast<int64_t>(sizeof(float)),
+                                  stream);
+  join_vocabulary(joined_.data(), gathered_.data(), split_, n, stream);
 }
 
 void Llama::tune(int32_t n_tokens, int32_t n_sampled, cudaStream_t stream) {
@@ -117,31 +149,35 @@ AttentionShape Llama::attention_shape(const ModelConfig& config, const Shard& sh
           static_cast<int32_t>(shard.kv_heads.size()), config.head_dim};
 }
 
-size_t Llama::activation_bytes(const ModelConfig& c, const Shard& s, bool /*fp8*/,
-                               const Limits& limits) {
+size_t Llama::activation_bytes(const ModelConfig& c, const Shard& s, const Limits& limits,
+                               int32_t n_ranks) {
   const int64_t q = s.query_heads.size() * c.head_dim;
   const int64_t kv = s.kv_heads.size() * c.head_dim;
   const int64_t inner = std::max(q, s.ffn.size());
   const int64_t per_token =
       2 * int64_t{c.hidden} + (q + 2 * kv) + 2 * q + 2 * s.ffn.size() + c.hidden + inner + 4;
+  const int64_t gathered =
+      n_ranks == 1 ? 0 : n_ranks * widest_slice(c, n_ranks) * 4 + int64_t{c.vocab} * 4;
   return times(limits.max_tokens, per_token * 2) +
-         times(limits.max_sampled, c.hidden * 2 + s.vocab.size() * 4);
+         times(limits.max_sampled, c.hidden * 2 + s.vocab.size() * 4 + gathered);
 }
 
 size_t Llama::workspace_bytes() const {
   size_t bytes = activations_[0].bytes() + activations_[1].bytes();
   for (const auto* b : {&residual_, &sampled_residual_, &delta_, &qkv_, &q_, &attended_, &gate_up_})
     bytes += b->bytes();
-  return bytes + logits_.bytes() + token_scales_.bytes() + decode_.workspace_bytes() +
-         prefill_.workspace_bytes() + kLinearWorkspace;
+  return bytes + logits_.bytes() + gathered_.bytes() + joined_.bytes() + token_scales_.bytes() +
+         decode_.workspace_bytes() + prefill_.workspace_bytes() + kLinearWorkspace;
 }
 
 Llama::Llama(const ModelConfig& config, const Shard& shard, std::unique_ptr<Weights> weights,
-             KvFormat kv, const Limits& limits)
+             KvFormat kv, const Limits& limits, Communicator& communicator)
     : config_(config),
       shard_(shard),
       shape_(attention_shape(config, shard)),
       limits_(limits),
+      communicator_(communicator),
+      split_(split_vocabulary(config, communicator.size())),
       ffn_(static_cast<int32_t>(shard.ffn.size())),
       fp8_(weights->layer(0).qkv.format == WeightFormat::kFp8),
       weights_(std::move(weights)),
@@ -165,7 +201,14 @@ Llama::Llama(const ModelConfig& config, const Shard& shard, std::unique_ptr<Weig
   q_ = DeviceBuffer<__nv_bfloat16>(tokens * q);
   attended_ = DeviceBuffer<__nv_bfloat16>(tokens * q);
   gate_up_ = DeviceBuffer<__nv_bfloat16>(tokens * 2 * ffn);
-  logits_ = DeviceBuffer<float>(times(limits.max_sampled, weights_->head().rows));
+  // Ranks exchange slices of equal length: room for the widest.
+  logits_ = DeviceBuffer<float>(times(
+      limits.max_sampled, split_.n_ranks == 1 ? weights_->head().rows : int64_t{split_.widest}));
+  if (split_.n_ranks > 1) {
+    gathered_ =
+        DeviceBuffer<float>(times(limits.max_sampled, int64_t{split_.n_ranks} * split_.widest));
+    joined_ = DeviceBuffer<float>(times(limits.max_sampled, config.vocab));
+  }
   activations_[0] = DeviceBuffer<std::byte>(tokens * hidden * 2);
   activations_[1] = DeviceBuffer<std::byte>(tokens * std::max(q, ffn) * 2);
   token_scales_ = DeviceBuffer<float>(2 * tokens);

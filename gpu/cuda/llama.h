@@ -17,6 +17,10 @@
 #include <span>
 #include <vector>
 
+namespace troupe {
+class Communicator;
+}
+
 namespace troupe::cuda {
 
 /// The bytes behind the slots on the device: per layer [slot][kv_head][K | V][head_dim] for this
@@ -52,8 +56,9 @@ struct StepInput {
   const int32_t* sampled = nullptr;  // [n_sampled] tokens whose logits are wanted; null: all
 };
 
-/// The dense decoder family on one GPU: gpu/model/llama.h with bf16 activations. One rank's share;
-/// with more than one rank an all-reduce belongs after o and down. Rank worker thread only.
+/// The dense decoder family on one GPU: gpu/model/llama.h with bf16 activations. One rank's share:
+/// with several ranks, o and down end in an all-reduce and the logits are gathered, so that every
+/// rank samples from the same whole rows. Rank worker thread only.
 class Llama {
  public:
   struct Limits {
@@ -63,22 +68,25 @@ class Llama {
     int32_t max_context = 0;
     bool batch_invariant = false;
   };
+  /// `communicator` must outlive it.
   Llama(const ModelConfig& config, const Shard& shard, std::unique_ptr<Weights> weights,
-        KvFormat kv, const Limits& limits);
+        KvFormat kv, const Limits& limits, Communicator& communicator);
 
   static AttentionShape attention_shape(const ModelConfig& config, const Shard& shard);
   /// Activations and logits, without what attention and linear layers keep for themselves.
-  static size_t activation_bytes(const ModelConfig& config, const Shard& shard, bool fp8,
-                                 const Limits& limits);
+  static size_t activation_bytes(const ModelConfig& config, const Shard& shard,
+                                 const Limits& limits, int32_t n_ranks);
 
   /// logits()[i, :] = those of token sampled[i]. Writes K and V of every token. Without chunks it
   /// is capturable.
   void forward(const StepInput& input, const KvPool& kv, cudaStream_t stream);
-  [[nodiscard]] float* logits() const { return logits_.data(); }  // [n_sampled, vocab_local]
+  /// [n_sampled, vocab()]: this rank's slice with one rank, the whole vocabulary with more.
+  [[nodiscard]] float* logits() const {
+    return split_.n_ranks > 1 ? joined_.data() : logits_.data();
+  }
 
   static constexpr size_t kLinearWorkspace = size_t{64} << 20;
 
-  [[nodiscard]] int32_t vocab_local() const { return static_cast<int32_t>(weights_->head().rows); }
   [[nodiscard]] size_t weight_bytes() const { return weights_->bytes(); }
   [[nodiscard]] size_t workspace_bytes() const;
 
@@ -96,10 +104,15 @@ class Llama {
                        __nv_bfloat16* residual, const __nv_bfloat16* next_norm, bool last,
                        int32_t n, cudaStream_t stream);
 
+  /// The sum over ranks of what a row-parallel layer produced in delta_.
+  Product all_reduce(const Product& product, int32_t n, cudaStream_t stream);
+
   ModelConfig config_;
   Shard shard_;
   AttentionShape shape_;
   Limits limits_;
+  Communicator& communicator_;
+  VocabularySplit split_;
   int32_t ffn_;
   bool fp8_;
   std::unique_ptr<Weights> weights_;
@@ -118,6 +131,8 @@ class Llama {
   DeviceBuffer<__nv_bfloat16> attended_;          // n_heads * head_dim
   DeviceBuffer<__nv_bfloat16> gate_up_;           // 2 * ffn
   DeviceBuffer<float> logits_;                    // [max_sampled, vocab_local]
+  DeviceBuffer<float> gathered_;  // [ranks][max_sampled][widest slice], several ranks
+  DeviceBuffer<float> joined_;    // [max_sampled, vocab], several ranks
   // What linear layers read, as bf16 or codes; two, so that a product's scales outlive the op that
   // reads them and writes the next ones.
   DeviceBuffer<std::byte> activations_[2];

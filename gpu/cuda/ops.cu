@@ -95,11 +95,11 @@ __global__ void __launch_bounds__(kMaxThreads)
   __shared__ float scratch[2][32];
   release_downstream();
   const int64_t row = blockIdx.x;
-  float gain[kVectors][8] = {};  // weights and biases are there before the step
+  Bf16x8 gain[kVectors];  // weights are there before the step
 #pragma unroll
   for (int j = 0; j < kVectors; ++j) {
     const int32_t at = static_cast<int32_t>(threadIdx.x + j * blockDim.x) * 8;
-    if (at < hidden) load8(gain[j], weight + at);
+    if (at < hidden) gain[j] = load_raw(weight + at);
   }
   wait_for_upstream();
   const float token_scale = x.token_scale != nullptr ? x.token_scale[row] : 1.0F;
@@ -139,9 +139,12 @@ __global__ void __launch_bounds__(kMaxThreads)
 #pragma unroll
   for (int j = 0; j < kVectors; ++j) {
     const int32_t at = static_cast<int32_t>(threadIdx.x + j * blockDim.x) * 8;
+    if (at >= hidden) continue;
+    float g[8];
+    to_floats(g, gain[j]);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[j][i] *= factor * gain[j][i];
-    if (out.data != nullptr && at < hidden) store8(out.data + row * hidden + at, v[j]);
+    for (int i = 0; i < 8; ++i) v[j][i] *= factor * g[i];
+    if (out.data != nullptr) store8(out.data + row * hidden + at, v[j]);
   }
   if (out.codes != nullptr) store_codes<kVectors>(out, row, hidden, v, scratch[1]);
 }
@@ -200,8 +203,8 @@ __global__ void __launch_bounds__(kRopeThreads) rope_kernel(const __grid_constan
   const int32_t half = rope.rotary_dim / 2;
   const bool rotates = !is_v && at < rope.rotary_dim;
   float frequency[8] = {};
-  float gain[8];
-  float add[8] = {};
+  Bf16x8 gain;
+  Bf16x8 add;
   float channel[8];
   const __nv_bfloat16* norm = is_v ? nullptr : (is_q ? job.q_norm : job.k_norm);
   if (rotates) {
@@ -211,8 +214,8 @@ __global__ void __launch_bounds__(kRopeThreads) rope_kernel(const __grid_constan
       frequency[i] = rope.inverse_frequency[pair];
     }
   }
-  if (norm != nullptr) load8(gain, norm + at);
-  if (job.bias != nullptr) load8(add, job.bias + column);
+  if (norm != nullptr) gain = load_raw(norm + at);
+  if (job.bias != nullptr) add = load_raw(job.bias + column);
   const bool scaled = job.qkv.channel_scale != nullptr;
   if (scaled) load8(channel, job.qkv.channel_scale + column);
   wait_for_upstream();
@@ -225,8 +228,12 @@ __global__ void __launch_bounds__(kRopeThreads) rope_kernel(const __grid_constan
 #pragma unroll
     for (int i = 0; i < 8; ++i) v[i] *= token_scale * channel[i];
   }
+  if (job.bias != nullptr) {
+    float b[8];
+    to_floats(b, add);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) v[i] += add[i];
+    for (int i = 0; i < 8; ++i) v[i] += b[i];
+  }
   // Lanes of a warp may be on different kinds of head, so all of them take part in the shuffles.
   float squares = 0.0F;
 #pragma unroll
@@ -236,8 +243,10 @@ __global__ void __launch_bounds__(kRopeThreads) rope_kernel(const __grid_constan
     squares += __shfl_xor_sync(~0U, squares, delta, kLanes);
   if (norm != nullptr) {
     const float factor = rsqrtf(squares / kHeadDim + job.eps);
+    float g[8];
+    to_floats(g, gain);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] *= factor * gain[i];
+    for (int i = 0; i < 8; ++i) v[i] *= factor * g[i];
   }
   const int32_t partner = at < half ? lane + half / 8 : lane - half / 8;
   float rotated[8];
@@ -341,6 +350,36 @@ __global__ void gather_rows_kernel(__nv_bfloat16* out, const __nv_bfloat16* in, 
     to[i] = from[i];
 }
 
+__global__ void apply_scales_kernel(__nv_bfloat16* data, Product product, int32_t width) {
+  release_downstream();
+  wait_for_upstream();
+  const int64_t t = blockIdx.x;
+  const int32_t at = static_cast<int32_t>(blockIdx.y * blockDim.x + threadIdx.x) * 8;
+  if (at >= width) return;
+  float v[8];
+  float channel[8];
+  load8(v, product.data + t * width + at);
+  load8(channel, product.channel_scale + at);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[i] *= product.token_scale[t] * channel[i];
+  store8(data + t * width + at, v);
+}
+
+/// Grid: rows x ranks.
+__global__ void join_vocabulary_kernel(float* out, const float* parts,
+                                       const __grid_constant__ VocabularySplit split) {
+  release_downstream();
+  wait_for_upstream();
+  const int64_t row = blockIdx.x;
+  const int32_t rank = static_cast<int32_t>(blockIdx.y);
+  const int32_t width = split.begin[rank + 1] - split.begin[rank];
+  const float* from = parts + int64_t{rank} * gridDim.x * split.widest + row * width;
+  float* to = out + row * split.begin[split.n_ranks] + split.begin[rank];
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width;
+       i += static_cast<int32_t>(blockDim.x))
+    to[i] = from[i];
+}
+
 unsigned u(int32_t n) { return static_cast<unsigned>(n); }
 
 }  // namespace
@@ -408,6 +447,22 @@ void gather_rows(__nv_bfloat16* out, const __nv_bfloat16* in, const int32_t* row
   if (n_rows == 0) return;
   TROUPE_CHECK(width % 8 == 0) << width;
   launch(gather_rows_kernel, dim3(u(n_rows)), dim3(256), 0, stream, out, in, rows, width);
+}
+
+void apply_scales(__nv_bfloat16* data, const Product& product, int32_t n_tokens, int32_t width,
+                  cudaStream_t stream) {
+  if (n_tokens == 0) return;
+  TROUPE_CHECK(width % 8 == 0 && product.channel_scale != nullptr) << width;
+  constexpr int32_t kThreads = 256;
+  launch(apply_scales_kernel, dim3(u(n_tokens), u((width / 8 + kThreads - 1) / kThreads)),
+         dim3(kThreads), 0, stream, data, product, width);
+}
+
+void join_vocabulary(float* out, const float* parts, const VocabularySplit& split, int32_t n_rows,
+                     cudaStream_t stream) {
+  if (n_rows == 0) return;
+  launch(join_vocabulary_kernel, dim3(u(n_rows), u(split.n_ranks)), dim3(512), 0, stream, out,
+         parts, split);
 }
 
 }  // namespace troupe::cuda

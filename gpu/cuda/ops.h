@@ -54,4 +54,21 @@ void silu_mul(const ActivationOut& out, const Product& gate_up, int32_t n_tokens
 void gather_rows(__nv_bfloat16* out, const __nv_bfloat16* in, const int32_t* rows, int32_t n_rows,
                  int32_t width, cudaStream_t stream);
 
+/// data[t, :] = the product itself, scales applied, in place of its raw values: products of several
+/// ranks can be added only then.
+void apply_scales(__nv_bfloat16* data, const Product& product, int32_t n_tokens, int32_t width,
+                  cudaStream_t stream);
+
+/// Where each rank's slice of the vocabulary begins; begin[n_ranks] is the vocabulary's size.
+struct VocabularySplit {
+  static constexpr int32_t kMaxRanks = 64;
+  int32_t n_ranks = 1;
+  int32_t widest = 0;
+  int32_t begin[kMaxRanks + 1] = {};
+};
+/// out[i, :] = row i of every rank's slice side by side. parts: rank r's [n_rows, its width] dense
+/// begins at r * n_rows * split.widest.
+void join_vocabulary(float* out, const float* parts, const VocabularySplit& split, int32_t n_rows,
+                     cudaStream_t stream);
+
 }  // namespace troupe::cuda

@@ -82,7 +82,6 @@ class StepState {
     int32_t max_tokens = 0;   // of a step
     int32_t max_context = 0;  // of a row
     int32_t vocab = 0;
-    int32_t n_slots = 0;  // the spare slot's number
   };
   static size_t device_bytes(const Limits& limits);
   explicit StepState(const Limits& limits);
@@ -98,7 +97,6 @@ class StepState {
   void open_row(uint64_t k, int32_t row, const SamplingParams& sampling, int32_t n_prompt,
                 std::span<const int32_t> prefix_slots, std::span<const int32_t> prefix_tokens,
                 cudaStream_t stream);
-  void set_spare_slot(int32_t n_slots) { limits_.n_slots = n_slots; }
 
   // ---- device side: the first kernel of a step ----
   /// Reads the ring entry of the step at hand (the device counts steps) and fills the arrays below
@@ -140,8 +138,6 @@ class StepState {
   [[nodiscard]] const Limits& limits() const { return limits_; }
 
  private:
-  class Staging;  // pinned bytes of one ring entry, handed out front to back
-
   void* stage(uint64_t k, size_t bytes);
 
   Limits limits_;

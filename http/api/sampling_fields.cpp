@@ -3,8 +3,8 @@
 #include "http/api/prompt_fields.h"
 
 #include <algorithm>
-#include <functional>
 #include <charconv>
+#include <functional>
 #include <random>
 
 namespace troupe {

@@ -59,8 +59,9 @@ void write_logits(const Checkpoint& checkpoint, const Sequences& sequences,
   const Shard shard = make_shard(config, 32, 0, 1);
   const auto format = options.fp8_weights ? cuda::WeightFormat::kFp8 : cuda::WeightFormat::kBf16;
   const auto kv_format = options.fp8_kv ? cuda::KvFormat::kFp8 : cuda::KvFormat::kBf16;
+  const auto communicator = make_single_communicator();
   cuda::Llama model(config, shard, value_of(cuda::Weights::load(checkpoint, shard, true, format)),
-                    kv_format, {n_max, n_max, 1, n_max, false});
+                    kv_format, {n_max, n_max, 1, n_max, false}, *communicator);
   const cuda::KvPool pool(config.n_layers, n_max, cuda::Llama::attention_shape(config, shard),
                           kv_format);
   std::vector<int32_t> count(longest);

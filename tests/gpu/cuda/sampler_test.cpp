@@ -57,7 +57,7 @@ class CudaSampler : public test::CudaTest {
 
   static std::vector<SampledToken> on_gpu(const std::vector<RowCase>& rows, int32_t vocab) {
     const auto n = static_cast<int32_t>(rows.size());
-    cuda::StepState state({n, 64, 512, vocab, 512});
+    cuda::StepState state({n, 64, 512, vocab});
     cuda::Sampler sampler(n, vocab);
     std::vector<float> all;
     cudaStream_t stream = nullptr;
