@@ -17,7 +17,7 @@ JoinInfo sample() {
   info.port = 65535;
   info.tls = {"certificate\n", "key\n", "ca\n"};
   info.model = "/a \"b\"/\n.gguf";
-  info.shape = {"cpu", 3, 100, "f32", "auto", false, true, 5, 6};
+  info.shape = {"cpu", "", 3, 100, "f32", "auto", false, true, 5, 6};
   info.first_gpu = 4;
   info.job = ~uint64_t{0};
   return info;

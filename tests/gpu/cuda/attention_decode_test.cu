@@ -229,21 +229,20 @@ TEST(CudaDecodeAttentionLarge, MoreRowsThanThePlanHasThreads) {
   TROUPE_SKIP_WITHOUT_GPU();
   Problem p;
   p.shape = {4, 2, 64};
-  for (int32_t r = 0; r < 1300; ++r) p.length.push_back(r % 7 == 3 ? 0 : 1 + r * 131 % 400);
+  for (int32_t r = 0; r < 1300; ++r) p.length.push_back(r % 7 == 3 ? 0 : 1 + r * 131 % 200);
   p.length[1299] = 0;
-  p.n_slots = 300000;
+  p.n_slots = 200000;
   const Pool pool(p);
   const Batch b(p, pool);
+  const auto q = queries(p, Pool::identity(p.length.size()));
   for (const bool invariant : {false, true}) {
     DecodeAttention attention(p.shape, p.format, {.max_rows = 1300, .batch_invariant = invariant});
     const auto out = b.run(attention, p, pool);
-    const auto ref = b.oracle(p, pool);
-    const size_t width = p.q_size(1);
     const double d = worst(p, out, [&](size_t r) {
-      return std::vector<__nv_bfloat16>(ref.begin() + static_cast<int64_t>(r * width),
-                                        ref.begin() + static_cast<int64_t>((r + 1) * width));
+      return reference(p, q.data() + r * p.q_size(1), static_cast<int32_t>(r), p.length[r], 0);
     });
-    EXPECT_TRUE(d <= 4e-3) << d;  // two results, both rounded to bf16
+    EXPECT_TRUE(d <= tolerance(p.format)) << d;
+    std::printf("  distance %.2e\n", d);
   }
 }
 
