@@ -53,16 +53,20 @@ __device__ void store_codes(const ActivationOut& out, int64_t row, int32_t width
   }
 }
 
-/// Threads that hold a row of `width` values at 8 a thread and vector.
+/// Threads that hold a row of `width` values at 8 a thread and vector. A row alone wants many
+/// threads; many rows want small blocks, so that some load while others reduce.
 struct RowShape {
   int32_t threads = 32;
   int32_t vectors = 1;
 };
-RowShape row_shape(int32_t width) {
-  TROUPE_CHECK(width % 8 == 0 && width > 0 && width <= kMaxThreads * 8 * 4) << width;
+RowShape row_shape(int32_t width, int32_t n_rows) {
+  constexpr int32_t kMaxVectors = 4;
+  constexpr int32_t kManyRows = 512;
+  TROUPE_CHECK(width % 8 == 0 && width > 0 && width <= kMaxThreads * 8 * kMaxVectors) << width;
   const int32_t n = width / 8;
+  const int32_t wanted = n_rows >= kManyRows ? 256 : kMaxThreads;
   RowShape shape;
-  while (n > shape.vectors * kMaxThreads) shape.vectors *= 2;
+  while (shape.vectors < kMaxVectors && n > shape.vectors * wanted) shape.vectors *= 2;
   shape.threads = (n + shape.vectors - 1) / shape.vectors;
   shape.threads = (shape.threads + 31) / 32 * 32;
   return shape;
@@ -402,7 +406,7 @@ void add_rms_norm(const ActivationOut& out, __nv_bfloat16* residual, const Produ
                   const __nv_bfloat16* bias, const __nv_bfloat16* weight, int32_t n_tokens,
                   int32_t hidden, float eps, cudaStream_t stream) {
   if (n_tokens == 0) return;
-  const RowShape shape = row_shape(hidden);
+  const RowShape shape = row_shape(hidden, n_tokens);
   const auto kernel = shape.vectors == 1   ? add_rms_norm_kernel<1>
                       : shape.vectors == 2 ? add_rms_norm_kernel<2>
                                            : add_rms_norm_kernel<4>;
@@ -441,7 +445,7 @@ void silu_mul(const ActivationOut& out, const Product& gate_up, int32_t n_tokens
            dim3(kThreads), 0, stream, out.data, in);
     return;
   }
-  const RowShape shape = row_shape(width);
+  const RowShape shape = row_shape(width, n_tokens);
   const auto kernel = shape.vectors == 1   ? silu_mul_quantize_kernel<1>
                       : shape.vectors == 2 ? silu_mul_quantize_kernel<2>
                                            : silu_mul_quantize_kernel<4>;

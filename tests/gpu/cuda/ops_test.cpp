@@ -95,7 +95,7 @@ class CudaOps : public test::CudaTest {
   Stream stream_{1};
 };
 
-constexpr int32_t kTokens[] = {1, 3, 17};
+constexpr int32_t kTokens[] = {1, 3, 17, 520};
 
 TEST_F(CudaOps, EmbeddingCopiesRowsOfThisRankAndZeroesOthers) {
   constexpr int32_t kHidden = 136;
