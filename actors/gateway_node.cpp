@@ -29,7 +29,8 @@ namespace {
 class ActorGateway final : public GatewayNode {
  public:
   ActorGateway(const Checkpoint& checkpoint, const GatewayOptions& options,
-               std::shared_ptr<const Tokenizer> tokenizer, std::shared_ptr<const ChatTemplate> chat,
+               std::shared_ptr<const Tokenizer> tokenizer,
+               const std::shared_ptr<const ChatTemplate>& chat,
                std::function<void(const ReplicaEvent&)> on_replica)
       : options_(options),
         tokenizer_(std::move(tokenizer)),
@@ -150,13 +151,10 @@ class ActorGateway final : public GatewayNode {
       Communicator& communicator = *communicators_[first + i];
       workers.push_back(make_rank_worker(router, rank.job, communicator.rank(), nullptr));
       starters.emplace_back([&, i] {
-        built[i] = workers[i]->start([&]() -> Result<RankWorker::Run> {
+        built[i] = workers[i]->start([&] {
           auto executor = Executor::create(checkpoint, options, communicator);
-          if (!executor) {
-            communicator.abort();
-            return executor.error();
-          }
-          return make_run(std::shared_ptr<Executor>(std::move(*executor)));
+          if (!executor) communicator.abort();
+          return executor;
         });
       });
     }
@@ -167,7 +165,8 @@ class ActorGateway final : public GatewayNode {
     for (size_t i = 0; i < workers.size(); ++i) {
       local_workers_.push_back(workers[i]);
       local_ranks_.push_back(system_.spawn<StateActor<RankHandle, RankState>>(
-          make_join(checkpoint, rank, *communicators_[first + i]), router, workers[i], RankEnd{}));
+          make_join(checkpoint, rank, *communicators_[first + i], *workers[i]), router, workers[i],
+          RankEnd{}));
     }
     return ok_status();
   }

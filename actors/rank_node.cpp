@@ -36,12 +36,12 @@ class End {
 }  // namespace
 
 RankJoin make_join(const Checkpoint& checkpoint, const RankOptions& options,
-                   const Communicator& communicator) {
+                   const Communicator& communicator, const RankWorker& worker) {
   RankJoin join;
   join.job = options.job;
   join.rank = communicator.rank();
   join.n_ranks = communicator.size();
-  join.n_slots = options.executor.n_slots;
+  join.n_slots = worker.n_slots();
   join.max_rows = options.executor.max_rows;
   join.max_step_tokens = options.executor.max_step_tokens;
   join.model = model_shape(checkpoint.config());
@@ -63,10 +63,6 @@ std::shared_ptr<RankWorker> make_rank_worker(const RouterPort& router, uint64_t 
   return std::make_shared<RankWorker>(std::move(callbacks));
 }
 
-RankWorker::Run make_run(std::shared_ptr<Executor> executor) {
-  return [executor = std::move(executor)](const StepPlan& plan) { return executor->run(plan); };
-}
-
 Status run_rank(const Checkpoint& checkpoint, const RankOptions& options,
                 Communicator& communicator) {
   SystemConfig config(&options.tls);
@@ -82,14 +78,11 @@ Status run_rank(const Checkpoint& checkpoint, const RankOptions& options,
   const auto worker = make_rank_worker(
       *router, options.job, communicator.rank(),
       [end](const std::string& what) { end->set(fail(ErrorCode::kInternal, what)); });
-  const Status built = worker->start([&]() -> Result<RankWorker::Run> {
-    auto executor = Executor::create(checkpoint, options.executor, communicator);
-    if (!executor) return executor.error();
-    return make_run(std::shared_ptr<Executor>(std::move(*executor)));
-  });
+  const Status built =
+      worker->start([&] { return Executor::create(checkpoint, options.executor, communicator); });
   if (!built) return built;
   system.spawn<StateActor<RankHandle, RankState>>(
-      make_join(checkpoint, options, communicator), *router, worker,
+      make_join(checkpoint, options, communicator, *worker), *router, worker,
       [end](Status status) { end->set(std::move(status)); });
   Status status = end->wait();
   communicator.abort();  // siblings may be gone: do not wait for them in a collective

@@ -12,13 +12,10 @@ namespace troupe {
 
 /// Pieces of a rank that run_rank() and the gateway's local replicas share.
 RankJoin make_join(const Checkpoint& checkpoint, const RankOptions& options,
-                   const Communicator& communicator);
+                   const Communicator& communicator, const RankWorker& worker);
 
 /// A worker whose results and failures go to the router. `failed` is told as well, may be null.
 std::shared_ptr<RankWorker> make_rank_worker(const RouterPort& router, uint64_t job, int32_t rank,
                                              std::function<void(const std::string&)> failed);
-
-/// Runs plans on an executor that dies with the worker.
-RankWorker::Run make_run(std::shared_ptr<Executor> executor);
 
 }  // namespace troupe

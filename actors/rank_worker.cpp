@@ -7,22 +7,27 @@
 
 namespace troupe {
 
-Status RankWorker::start(const std::function<Result<Run>()>& make) {
+Status RankWorker::start(const Make& make) {
   // Owned by this function and by the thread, which may still be inside set_value() when get()
   // returns.
   auto built = std::make_shared<std::promise<Status>>();
   std::future<Status> outcome = built->get_future();
   thread_ = std::thread([this, &make, built] {
-    Run run;
+    std::unique_ptr<Executor> executor;
     try {
       auto made = make();
       if (!made) return built->set_value(made.error());
-      run = std::move(*made);
+      executor = std::move(*made);
     } catch (const std::exception& e) {
       return built->set_value(fail(ErrorCode::kInternal, e.what()));
     }
+    n_slots_ = executor->n_slots();
     built->set_value(ok_status());
-    loop(run);
+    try {
+      loop(*executor);
+    } catch (const std::exception& e) {
+      callbacks_.failed(e.what());
+    }
   });
   return outcome.get();
 }
@@ -31,6 +36,7 @@ void RankWorker::push(StepPlan&& plan) {
   {
     const std::lock_guard lock(mutex_);
     plans_.push_back(std::move(plan));
+    waiting_ = true;
   }
   wake_.notify_one();
 }
@@ -44,20 +50,30 @@ void RankWorker::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-void RankWorker::loop(const Run& run) {
-  while (true) {
-    StepPlan plan;
-    {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [this] { return stopping_ || !plans_.empty(); });
-      if (stopping_) return;
-      plan = std::move(plans_.front());
-      plans_.pop_front();
-    }
-    try {
-      callbacks_.done(run(plan));
-    } catch (const std::exception& e) {
-      return callbacks_.failed(e.what());
+// The next plan, if there is one; with `wait`, none only when stopping.
+std::optional<StepPlan> RankWorker::take(bool wait) {
+  std::unique_lock lock(mutex_);
+  if (wait) wake_.wait(lock, [this] { return stopping_ || !plans_.empty(); });
+  if (stopping_ || plans_.empty()) return std::nullopt;
+  StepPlan plan = std::move(plans_.front());
+  plans_.pop_front();
+  waiting_ = !plans_.empty();
+  return plan;
+}
+
+void RankWorker::loop(Executor& executor) {
+  int32_t enqueued = 0;
+  while (!stopping_) {
+    if (enqueued > 0 && executor.ready()) {
+      callbacks_.done(executor.collect());
+      --enqueued;
+    } else if (enqueued == 0 || (enqueued < Executor::kMaxEnqueued && waiting_)) {
+      if (const auto plan = take(enqueued == 0)) {
+        executor.enqueue(*plan);
+        ++enqueued;
+      }
+    } else {
+      std::this_thread::yield();  // a device computes: its step's end or the next plan comes soon
     }
   }
 }

@@ -1,47 +1,57 @@
 #pragma once
 
 #include "gpu/base/result.h"
+#include "gpu/executor.h"
 #include "gpu/step.h"
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
 namespace troupe {
 
-/// The thread that computes for one rank: builds what runs the plans, then runs them in order. A
-/// plain thread, because the work blocks and a detached actor that is published may never end.
+/// The thread that computes for one rank: builds the executor, then runs plans in order and keeps
+/// the executor's queue filled. A plain thread, because the work blocks and a detached actor that
+/// is published may never end.
 class RankWorker {
  public:
-  using Run = std::function<StepResult(const StepPlan&)>;
+  using Make = std::function<Result<std::unique_ptr<Executor>>()>;
   struct Callbacks {
     std::function<void(StepResult&&)> done;
     std::function<void(const std::string&)> failed;  // a step threw; nothing runs after it
   };
-  /// `make` runs on the new thread and builds the executor; start() waits for it.
   explicit RankWorker(Callbacks callbacks) : callbacks_(std::move(callbacks)) {}
   ~RankWorker() { stop(); }
   RankWorker(const RankWorker&) = delete;
   RankWorker& operator=(const RankWorker&) = delete;
 
-  Status start(const std::function<Result<Run>()>& make);
+  /// `make` runs on the new thread and builds the executor; start() waits for it.
+  Status start(const Make& make);
+  /// Size of the executor's KV pool. After start().
+  [[nodiscard]] int32_t n_slots() const { return n_slots_; }
   /// Queues a plan. Any thread.
   void push(StepPlan&& plan);
-  /// Lets the running plan end, drops the queued ones, joins. Not from the callbacks.
+  /// Lets the running plans end, drops the queued ones, joins. Not from the callbacks.
   void stop();
 
  private:
-  void loop(const Run& run);
+  void loop(Executor& executor);
+  std::optional<StepPlan> take(bool wait);
 
   Callbacks callbacks_;
-  std::mutex mutex_;  // guards what follows
+  int32_t n_slots_ = 0;
+  std::mutex mutex_;  // guards wake_, plans_
   std::condition_variable wake_;
   std::deque<StepPlan> plans_;
-  bool stopping_ = false;
+  std::atomic<bool> waiting_{false};   // plans_ is not empty
+  std::atomic<bool> stopping_{false};  // written under mutex_
   std::thread thread_;
 };
 

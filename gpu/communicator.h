@@ -23,6 +23,10 @@ class Communicator {
   virtual void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                           Stream& stream) = 0;
   virtual void broadcast(std::span<std::byte> data, int32_t root, Stream& stream) = 0;
+  /// The same two on device memory, in the order of a CUDA stream (a cudaStream_t), returning
+  /// before they are done; capturable. Only communicators made for GPUs and single ranks have them.
+  virtual void device_all_reduce_sum(void* bf16, int64_t count, void* cuda_stream);
+  virtual void device_all_gather(const void* mine, void* all, int64_t bytes, void* cuda_stream);
   /// Makes every blocked and later call on any rank of this process fail. Any thread.
   virtual void abort() noexcept = 0;
 };

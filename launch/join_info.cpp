@@ -63,12 +63,16 @@ std::string to_json(const JoinInfo& info) {
                        {"key", info.tls.key},
                        {"ca", info.tls.ca},
                        {"model", info.model},
+                       {"device", info.shape.device},
                        {"threads", info.shape.threads},
                        {"kv_tokens", info.shape.kv_tokens},
                        {"kv", info.shape.kv},
+                       {"weights", info.shape.weights},
+                       {"dummy_weights", info.shape.dummy_weights},
                        {"exact", info.shape.exact},
                        {"max_rows", info.shape.max_rows},
                        {"max_step_tokens", info.shape.max_step_tokens},
+                       {"first_gpu", info.first_gpu},
                        {"job", info.job}};
   return object.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
@@ -85,12 +89,16 @@ Result<JoinInfo> parse_join_info(const std::string& text, const std::string& sou
   info.port = fields.integer<uint16_t>("port");
   info.tls = {fields.text("certificate"), fields.text("key"), fields.text("ca")};
   info.model = fields.text("model");
+  info.shape.device = fields.text("device");
   info.shape.threads = fields.integer<int32_t>("threads");
   info.shape.kv_tokens = fields.integer<int32_t>("kv_tokens");
   info.shape.kv = fields.text("kv");
+  info.shape.weights = fields.text("weights");
+  info.shape.dummy_weights = fields.boolean("dummy_weights");
   info.shape.exact = fields.boolean("exact");
   info.shape.max_rows = fields.integer<int32_t>("max_rows");
   info.shape.max_step_tokens = fields.integer<int32_t>("max_step_tokens");
+  info.first_gpu = fields.integer<int32_t>("first_gpu");
   info.job = fields.integer<uint64_t>("job");
   if (!fields.bad().empty()) {
     return fail(ErrorCode::kInvalidArgument,
@@ -124,6 +132,10 @@ Result<std::string> read_join_text(const std::string& path) {
 
 ExecutorOptions executor_options(const RankShape& shape, int32_t threads) {
   ExecutorOptions options;
+  options.device = shape.device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
+  options.fp8_weights = shape.weights == "fp8";
+  options.fp8_kv = shape.kv == "fp8";
+  options.dummy_weights = shape.dummy_weights;
   options.weights = shape.exact ? WeightMode::kExact : WeightMode::kFast;
   options.kv = shape.kv == "f32" ? DType::kF32 : DType::kF16;
   options.n_threads = threads;

@@ -16,8 +16,9 @@ struct JoinInfo {
   uint16_t port = 0;
   TlsMaterial tls;
   std::string model;
-  RankShape shape;   // threads 0 = the rank divides its own cores
-  uint64_t job = 0;  // 0 = rank 0 draws one
+  RankShape shape;        // threads 0 = the rank divides its own cores
+  int32_t first_gpu = 0;  // of the host; its ranks take this one and the next ones
+  uint64_t job = 0;       // 0 = rank 0 draws one
 };
 
 [[nodiscard]] std::string to_json(const JoinInfo& info);

@@ -1,4 +1,6 @@
+#include "gpu/executor.h"
 #include "launch/commands.h"
+#include "launch/placement.h"
 
 #include <cstdio>
 #include <variant>
@@ -8,8 +10,13 @@ namespace {
 int run(const troupe::Options& options) {
   using namespace troupe;
   if (const auto* command = std::get_if<ServeCommand>(&options.command)) {
-    return options.environment.mpi_size > 0 ? serve_hosted(*command, options)
-                                            : serve(*command, options);
+    const auto placed = place(*command, command->shape.device == "cpu" ? 0 : gpu_count());
+    if (!placed) {
+      std::fprintf(stderr, "error: %s\n", placed.error().message.c_str());
+      return kExitStart;
+    }
+    return options.environment.mpi_size > 0 ? serve_hosted(*placed, options)
+                                            : serve(*placed, options);
   }
   if (const auto* command = std::get_if<RankCommand>(&options.command)) {
     return rank(*command, options);

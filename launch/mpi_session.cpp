@@ -22,6 +22,7 @@ Result<MpiSession> MpiSession::start() {
   MPI_Comm_size(MPI_COMM_WORLD, &session.size_);
   MPI_Comm host = MPI_COMM_NULL;
   MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, session.rank_, MPI_INFO_NULL, &host);
+  MPI_Comm_rank(host, &session.local_rank_);
   MPI_Comm_size(host, &session.local_size_);
   MPI_Comm_free(&host);
   return session;
@@ -31,6 +32,7 @@ MpiSession::MpiSession(MpiSession&& other) noexcept
     : owner_(std::exchange(other.owner_, false)),
       rank_(other.rank_),
       size_(other.size_),
+      local_rank_(other.local_rank_),
       local_size_(other.local_size_) {}
 
 MpiSession::~MpiSession() {

@@ -19,6 +19,8 @@ class MpiSession {
 
   [[nodiscard]] int32_t rank() const { return rank_; }
   [[nodiscard]] int32_t size() const { return size_; }
+  /// This process among the ranks of its host.
+  [[nodiscard]] int32_t local_rank() const { return local_rank_; }
   /// Ranks on this host, this one included.
   [[nodiscard]] int32_t local_size() const { return local_size_; }
 
@@ -32,6 +34,7 @@ class MpiSession {
   bool owner_ = true;
   int32_t rank_ = 0;
   int32_t size_ = 1;
+  int32_t local_rank_ = 0;
   int32_t local_size_ = 1;
 };
 

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
-#include <optional>
 
 namespace troupe {
 namespace {
@@ -39,29 +38,40 @@ std::string model_exists(const std::string& path) {
 }
 
 std::string device_known(const std::string& device) {
-  if (device == "auto" || device == "cpu") return {};
-  if (device == "cuda" || device.starts_with("sim:")) {
-    return "device '" + device + "' is not in this build; use --device cpu";
-  }
-  return "unknown device '" + device + "'; use auto or cpu";
+  if (device == "auto" || device == "cpu" || device == "cuda") return {};
+  return "unknown device '" + device + "'; use auto, cpu or cuda";
 }
 
 void add_shape(CLI::App& app, RankShape& shape) {
-  app.add_option("--threads", shape.threads, "Threads of one rank; 0 = an even share of the cores")
+  app.add_option("--device", shape.device, "auto, cpu or cuda; auto = GPUs when there are any")
+      ->check(CLI::Validator(device_known, "", ""))
+      ->capture_default_str();
+  app.add_option("--threads", shape.threads,
+                 "Threads of one CPU rank; 0 = an even share of the cores")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
-  app.add_option("--kv-tokens", shape.kv_tokens, "Tokens the KV pool of a replica holds")
-      ->check(CLI::Range(16, 1 << 26))
+  app.add_option("--kv-tokens", shape.kv_tokens,
+                 "Tokens the KV pool of a replica holds; 0 = 8192 on the CPU, what fits on a GPU")
+      ->check(CLI::Range(0, 1 << 26))
       ->capture_default_str();
-  app.add_option("--kv", shape.kv, "Element type of the KV pool")
-      ->check(CLI::IsMember({"f16", "f32"}))
+  app.add_option("--kv", shape.kv, "Element type of the KV pool; fp8 is e4m3")
+      ->check(CLI::IsMember({"auto", "f16", "f32", "bf16", "fp8"}))
       ->capture_default_str();
-  app.add_flag("--exact", shape.exact, "Plain fp32 arithmetic: slow, the reference");
-  app.add_option("--max-rows", shape.max_rows, "Requests that run at a time on a replica")
-      ->check(CLI::Range(1, 4096))
+  app.add_option(
+         "--weights", shape.weights,
+         "On a GPU: bf16, or fp8 (e4m3, quantised at load); the CPU keeps the file's format")
+      ->check(CLI::IsMember({"auto", "bf16", "fp8"}))
       ->capture_default_str();
-  app.add_option("--max-step-tokens", shape.max_step_tokens, "Token budget of one step")
-      ->check(CLI::Range(1, 1 << 16))
+  app.add_flag("--dummy-weights", shape.dummy_weights,
+               "On a GPU: random weights of the model's shape, for measuring");
+  app.add_flag("--exact", shape.exact, "On the CPU: plain fp32 arithmetic, slow, the reference");
+  app.add_option("--max-rows", shape.max_rows,
+                 "Requests that run at a time on a replica; 0 = 64 on the CPU, 256 on a GPU")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  app.add_option("--max-step-tokens", shape.max_step_tokens,
+                 "Token budget of one step; 0 = 512 on the CPU, 2048 on a GPU")
+      ->check(CLI::Range(0, 1 << 16))
       ->capture_default_str();
 }
 
@@ -73,13 +83,11 @@ void add_serve(CLI::App& app, ServeCommand& serve) {
   app.add_option("--port", serve.port, "HTTP port; 0 = any free one")
       ->check(CLI::Range(0, 65535))
       ->capture_default_str();
-  app.add_option("--tp", serve.tp, "Ranks of one replica (tensor parallelism)")
-      ->check(CLI::Range(1, 64))
+  app.add_option("--tp", serve.tp,
+                 "Ranks of one replica (tensor parallelism); 0 = 2 on the CPU, every GPU")
+      ->check(CLI::Range(0, 64))
       ->capture_default_str();
   app.add_option("--dp", serve.dp, "Replicas")->check(CLI::Range(1, 64))->capture_default_str();
-  app.add_option("--device", serve.device, "auto or cpu")
-      ->check(CLI::Validator(device_known, "", ""))
-      ->capture_default_str();
   add_shape(app, serve.shape);
   app.add_option("--max-queue", serve.max_queue, "Requests that may wait; more are refused (429)")
       ->check(CLI::Range(1, 1 << 20))
@@ -152,16 +160,6 @@ void add_doctor(CLI::App& app, DoctorCommand& doctor) {
   app.add_option("--mpirun", doctor.mpirun, "The mpirun to look for")->capture_default_str();
 }
 
-/// What one option alone cannot tell.
-std::optional<std::string> conflict(const ServeCommand& serve) {
-  if (serve.shape.max_step_tokens < serve.shape.max_rows) {
-    return "--max-step-tokens (" + std::to_string(serve.shape.max_step_tokens) +
-           ") must be at least --max-rows (" + std::to_string(serve.shape.max_rows) +
-           "): every running request takes one token of a step";
-  }
-  return std::nullopt;
-}
-
 }  // namespace
 
 Environment read_environment() {
@@ -231,7 +229,6 @@ std::variant<Options, EarlyExit> parse_options(int argc, const char* const* argv
   options.summary = chosen->config_to_str(true, false);
   std::replace(options.summary.begin(), options.summary.end(), '\n', ' ');
   if (chosen == serve_app) {
-    if (const auto problem = conflict(serve)) return EarlyExit{2, {}, *problem};
     options.command = serve;
   } else if (chosen == rank_app) {
     options.command = rank;

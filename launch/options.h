@@ -26,23 +26,26 @@ struct LogOptions {
   std::string format = "text";  // text, json
 };
 
-/// What a rank needs to build its executor; `serve` hands these on to the ranks it starts.
+/// What a rank needs to build its executor; `serve` hands these on to the ranks it starts. place()
+/// replaces what is left automatic.
 struct RankShape {
-  int32_t threads = 0;  // of one rank, 0 = cores / ranks
-  int32_t kv_tokens = 8192;
-  std::string kv = "f16";  // f16, f32
+  std::string device = "auto";   // auto, cpu, cuda
+  int32_t threads = 0;           // of one CPU rank, 0 = cores / ranks
+  int32_t kv_tokens = 0;         // 0 = automatic: 8192 on the CPU, what fits on a GPU
+  std::string kv = "auto";       // auto; f16, f32 on the CPU; bf16, fp8 on a GPU
+  std::string weights = "auto";  // auto; bf16, fp8 on a GPU
+  bool dummy_weights = false;    // GPU: random weights, for measuring
   bool exact = false;
-  int32_t max_rows = 64;          // running requests of a replica
-  int32_t max_step_tokens = 512;  // of one step
+  int32_t max_rows = 0;         // running requests of a replica, 0 = 64 on the CPU, 256 on a GPU
+  int32_t max_step_tokens = 0;  // of one step, 0 = 512 on the CPU, 2048 on a GPU
 };
 
 struct ServeCommand {
   std::string model;
   std::string host = "127.0.0.1";
   uint16_t port = 8000;  // 0 = any free one
-  int32_t tp = 2;        // ranks of a replica
+  int32_t tp = 0;        // ranks of a replica, 0 = 2 on the CPU, every GPU
   int32_t dp = 1;        // replicas
-  std::string device = "auto";
   RankShape shape;
   int32_t max_queue = 256;  // waiting requests
   std::string served_name;  // empty = the model's own name

@@ -46,11 +46,16 @@ Status join_service(const JoinInfo& info, const Options& options, const MpiSessi
   rank_options.tls = files->paths();
   rank_options.job = std::stoull(job);
   rank_options.executor = executor_options(info.shape, threads);
+  rank_options.executor.device_index = info.first_gpu + session.local_rank();
   logger.debug("joining {}:{} as rank {} of {} with {} threads", info.host, info.port,
                session.rank(), session.size(), threads);
   try {
-    const auto communicator =
-        session.size() == 1 ? make_single_communicator() : make_mpi_communicator();
+    auto communicator = session.size() == 1 ? make_single_communicator() : make_mpi_communicator();
+#ifdef TROUPE_WITH_CUDA
+    if (rank_options.executor.device == DeviceKind::kCuda && session.size() > 1)
+      communicator =
+          make_nccl_communicator(std::move(communicator), rank_options.executor.device_index);
+#endif
     return run_rank(**checkpoint, rank_options, *communicator);
   } catch (const DeviceError& error) {
     return fail(ErrorCode::kInternal, error.what());

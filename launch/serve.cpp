@@ -209,9 +209,10 @@ int Run::run() {
   }
   logger_->info("to add a replica: mpirun -n N troupe rank --join {}", join_file);
   if (supervisor_) {
-    supervisor_->provide_input([info](uint64_t job) {
+    supervisor_->provide_input([this, info](uint64_t job, int32_t replica) {
       JoinInfo mine = info;
       mine.job = job;
+      mine.first_gpu = command_.hostfile.empty() ? replica * command_.tp : 0;
       return to_json(mine);
     });
   } else if (const auto added =

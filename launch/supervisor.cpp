@@ -54,13 +54,13 @@ struct Supervisor::Impl {
 
   // Written by callers, taken by the thread.
   std::mutex mutex;
-  std::function<std::string(uint64_t)> new_input;
+  std::function<std::string(uint64_t, int32_t)> new_input;
   std::vector<ReplicaEvent> new_events;
   std::optional<Clock::time_point> stop_at;
 
   // The thread's own.
   std::vector<Replica> replicas;
-  std::function<std::string(uint64_t)> input;
+  std::function<std::string(uint64_t, int32_t)> input;
   bool any_ready = false;
   bool over = false;  // nothing is started any more
   uint64_t jobs_started = 0;
@@ -191,7 +191,7 @@ void Supervisor::Impl::start(Replica& replica) {
 
 void Supervisor::Impl::feed(Replica& replica) {
   // A job that is gone already says so through its exit.
-  const auto sent = replica.job->send_input(input(replica.id));
+  const auto sent = replica.job->send_input(input(replica.id, replica.index));
   if (!sent.ok()) logger.warn("replica {}: {}", replica.index, sent.error().message);
 }
 
@@ -264,7 +264,7 @@ void ring(int wake) {
 }
 }  // namespace
 
-void Supervisor::provide_input(std::function<std::string(uint64_t)> input) {
+void Supervisor::provide_input(std::function<std::string(uint64_t, int32_t)> input) {
   {
     const std::lock_guard lock(impl_->mutex);
     impl_->new_input = std::move(input);

@@ -57,7 +57,7 @@ class Supervisor {
 
   /// What every job gets on its standard input; jobs already started are waiting for it. Once. Any
   /// thread.
-  void provide_input(std::function<std::string(uint64_t job)> input);
+  void provide_input(std::function<std::string(uint64_t job, int32_t replica)> input);
   /// From the gateway. Events of unknown jobs (replicas joined by hand) are ignored. Any thread.
   void on_replica(const ReplicaEvent& event);
   /// Gives the jobs `grace` to end by themselves (they have been dismissed), ends the rest, returns

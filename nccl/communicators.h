@@ -25,4 +25,12 @@ enum class MpiTransport {
 /// that a rank which leaves alone never waits for the others.
 std::unique_ptr<Communicator> make_mpi_communicator(MpiTransport transport = MpiTransport::kAuto);
 
+#ifdef TROUPE_WITH_CUDA
+/// Adds NCCL collectives on device memory to `host`, one GPU a rank. Collective; throws
+/// DeviceError. NVLink multicast is left to NCCL_NVLS_ENABLE, as everything else of NCCL's
+/// environment.
+std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host,
+                                                     int32_t device_index);
+#endif
+
 }  // namespace troupe

@@ -26,6 +26,12 @@ class SingleCommunicator final : public Communicator {
     TROUPE_CHECK(root == 0) << root;
   }
 
+  // A single rank has nothing to add; its own part of a gather is in place.
+  void device_all_reduce_sum(void* /*bf16*/, int64_t /*count*/, void* /*stream*/) override {}
+  void device_all_gather(const void* mine, void* all, int64_t bytes, void* /*stream*/) override {
+    TROUPE_CHECK(mine == all) << "a single rank gathers " << bytes << " bytes in place only";
+  }
+
   void abort() noexcept override { aborted_.store(true, std::memory_order_relaxed); }
 
  private:

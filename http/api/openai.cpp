@@ -324,7 +324,7 @@ void read_generation_prompt(Fields& fields, const std::vector<ChatMessage>& mess
 }
 
 /// Copies `base` once per prompt and choice and picks the writer.
-GenerateCall fan_out(const GenerateRequest& base, std::vector<Prompt> prompts, bool stream,
+GenerateCall fan_out(const GenerateRequest& base, const std::vector<Prompt>& prompts, bool stream,
                      OpenAiShape shape, const OpenAiContext& context) {
   GenerateCall call;
   call.stream = stream;
@@ -385,7 +385,7 @@ Result<GenerateCall> parse_completion(std::string_view body, const OpenAiContext
         text != nullptr ? *text : context.engine.detokenize(std::get<std::vector<int32_t>>(prompt));
     for (int32_t i = 0; i < shape.n; ++i) shape.echo.push_back(shown);
   }
-  return fan_out(base, std::move(prompts), stream, std::move(shape), context);
+  return fan_out(base, prompts, stream, std::move(shape), context);
 }
 
 Result<GenerateCall> parse_chat(std::string_view body, const OpenAiContext& context) {
@@ -420,7 +420,7 @@ Result<GenerateCall> parse_chat(std::string_view body, const OpenAiContext& cont
   if (!fields.ok()) return fields.status().error();
   std::vector<Prompt> prompts;
   prompts.emplace_back(std::move(messages));
-  return fan_out(base, std::move(prompts), stream, std::move(shape), context);
+  return fan_out(base, prompts, stream, std::move(shape), context);
 }
 
 Result<std::string> answer_tokenize(std::string_view body, const OpenAiContext& context) {

@@ -17,7 +17,8 @@ JoinInfo sample() {
   info.port = 65535;
   info.tls = {"certificate\n", "key\n", "ca\n"};
   info.model = "/a \"b\"/\n.gguf";
-  info.shape = {3, 100, "f32", true, 5, 6};
+  info.shape = {"cpu", 3, 100, "f32", "auto", false, true, 5, 6};
+  info.first_gpu = 4;
   info.job = ~uint64_t{0};
   return info;
 }
@@ -32,8 +33,9 @@ TEST(JoinInfo, comes_back_as_it_was) {
 
 TEST(JoinInfo, every_missing_or_mistyped_field_is_named) {
   const std::string good = to_json(sample());
-  for (const char* field : {"host", "port", "certificate", "key", "ca", "model", "threads",
-                            "kv_tokens", "kv", "exact", "max_rows", "max_step_tokens", "job"}) {
+  for (const char* field :
+       {"host", "port", "certificate", "key", "ca", "model", "device", "threads", "kv_tokens", "kv",
+        "weights", "dummy_weights", "exact", "max_rows", "max_step_tokens", "first_gpu", "job"}) {
     std::string bad = good;
     const std::string quoted = "\"" + std::string(field) + "\"";
     bad.replace(bad.find(quoted), quoted.size(), "\"elsewhere\"");

@@ -85,7 +85,8 @@ class SupervisorTest : public ::testing::Test {
                                                  events_.push_back(event);
                                                  changed_.notify_all();
                                                });
-    supervisor_->provide_input([](uint64_t job) { return std::to_string(job); });
+    supervisor_->provide_input(
+        [](uint64_t job, int32_t /*replica*/) { return std::to_string(job); });
   }
 
   /// The first event that has not been returned before.

@@ -67,7 +67,8 @@ Value map(Interpreter& run, const Value& operand, const Arguments& arguments) {
     if (by_attribute) {
       Value value = path(run, item, arguments.need(0, "attribute"));
       const Value* otherwise = arguments.get(1, "default");
-      out.push_back(value.is_undefined() && otherwise != nullptr ? *otherwise : std::move(value));
+      if (value.is_undefined() && otherwise != nullptr) value = *otherwise;
+      out.push_back(std::move(value));
       continue;
     }
     const std::string& filter = name_argument(arguments.positional[0]);
@@ -131,6 +132,7 @@ Value sorted(Interpreter& run, const Value& operand, const Arguments& arguments)
                    flag(arguments, 1, "case_sensitive"));
   sort(run, all, flag(arguments, 0, "reverse"));
   std::vector<Value> out;
+  out.reserve(all.size());
   for (Keyed& each : all) out.push_back(std::move(each.item));
   return Value::list(std::move(out));
 }
@@ -143,6 +145,7 @@ Value dictsort(Interpreter& run, const Value& operand, const Arguments& argument
   auto all = keyed(run, pairs.as_list()->items, &index, flag(arguments, 0, "case_sensitive"));
   sort(run, all, flag(arguments, 2, "reverse"));
   std::vector<Value> out;
+  out.reserve(all.size());
   for (Keyed& each : all) out.push_back(std::move(each.item));
   return Value::list(std::move(out));
 }

@@ -206,8 +206,7 @@ Value Interpreter::call_method(const Value& self, const std::string& name,
         split(text, text_argument(arguments, 0, "sep").bytes(), limit, name == "rsplit"));
   }
   if (name == "replace") {
-    Arguments rest = arguments;
-    return apply_filter("replace", self, rest);
+    return apply_filter("replace", self, arguments);
   }
   if (name == "join") return apply_filter("join", arguments.need(0, "iterable"), {{self}, {}});
   if (name == "format") return Value::text(format(text, arguments, *this));

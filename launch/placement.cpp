@@ -1,0 +1,79 @@
+#include "launch/placement.h"
+
+#include <algorithm>
+#include <string>
+
+namespace troupe {
+namespace {
+
+Error refuse(const char* option, std::string message) {
+  return fail(ErrorCode::kInvalidArgument, std::move(message), option);
+}
+
+void set_default(int32_t& value, int32_t automatic) {
+  if (value == 0) value = automatic;
+}
+
+Status place_on_cpu(ServeCommand& command) {
+  RankShape& shape = command.shape;
+  if (shape.kv == "bf16" || shape.kv == "fp8") {
+    return refuse("--kv", "--kv " + shape.kv + " needs a GPU; on the CPU use f16 or f32");
+  }
+  if (shape.weights != "auto") {
+    return refuse("--weights", "--weights needs a GPU; the CPU keeps the weights as in the file");
+  }
+  if (shape.dummy_weights) return refuse("--dummy-weights", "--dummy-weights needs a GPU");
+  shape.device = "cpu";
+  if (shape.kv == "auto") shape.kv = "f16";
+  set_default(command.tp, 2);
+  set_default(shape.kv_tokens, 8192);
+  set_default(shape.max_rows, 64);
+  set_default(shape.max_step_tokens, std::max(512, shape.max_rows));
+  return ok_status();
+}
+
+Status place_on_gpus(ServeCommand& command, int32_t gpus) {
+  RankShape& shape = command.shape;
+  if (shape.kv == "f16" || shape.kv == "f32") {
+    return refuse("--kv", "--kv " + shape.kv + " is for the CPU; on a GPU use bf16 or fp8");
+  }
+  if (shape.exact) return refuse("--exact", "--exact is for the CPU; use --device cpu");
+  shape.device = "cuda";
+  if (shape.kv == "auto") shape.kv = "bf16";
+  if (shape.weights == "auto") shape.weights = "bf16";
+  set_default(command.tp, std::max(1, gpus / command.dp));
+  set_default(shape.max_rows, 256);
+  set_default(shape.max_step_tokens, std::max(2048, shape.max_rows));
+  if (command.hostfile.empty() && command.tp * command.dp > gpus) {
+    return refuse("--tp", std::to_string(command.tp * command.dp) +
+                              " ranks (--tp x --dp) need as " + "many GPUs, this host has " +
+                              std::to_string(gpus));
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+Result<ServeCommand> place(const ServeCommand& command, int32_t gpus) {
+  ServeCommand placed = command;
+  const std::string& device = command.shape.device;
+  if (device == "cuda" && gpus == 0 && command.hostfile.empty()) {
+    return refuse("--device",
+                  "no GPU that this program can use (or it was built without CUDA); "
+                  "see `troupe doctor`, or use --device cpu");
+  }
+  const bool on_gpus = device == "cuda" || (device == "auto" && gpus > 0);
+  if (const Status status = on_gpus ? place_on_gpus(placed, gpus) : place_on_cpu(placed); !status) {
+    return status.error();
+  }
+  const RankShape& shape = placed.shape;
+  if (shape.max_step_tokens < shape.max_rows) {
+    return refuse("--max-step-tokens",
+                  "--max-step-tokens (" + std::to_string(shape.max_step_tokens) +
+                      ") must be at least --max-rows (" + std::to_string(shape.max_rows) +
+                      "): every running request takes one token of a step");
+  }
+  return placed;
+}
+
+}  // namespace troupe
