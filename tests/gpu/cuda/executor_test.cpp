@@ -12,6 +12,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <memory>
@@ -44,8 +45,8 @@ test::TinyModel tiny(const std::string& architecture) {
 
 std::vector<int32_t> prompt(int32_t n, uint32_t seed) {
   std::mt19937 random(seed);
-  std::vector<int32_t> out;
-  for (int32_t i = 0; i < n; ++i) out.push_back(static_cast<int32_t>(random() % 1000));
+  std::vector<int32_t> out(static_cast<size_t>(n));
+  for (int32_t& t : out) t = static_cast<int32_t>(random() % 1000);
   return out;
 }
 
@@ -81,8 +82,8 @@ class StagedCommunicator final : public Communicator {
     TROUPE_CUDA(
         cudaMemcpyAsync(bits.data(), bf16, bits.size() * 2, cudaMemcpyDeviceToHost, stream));
     TROUPE_CUDA(cudaStreamSynchronize(stream));
-    std::vector<float> values;
-    for (const uint16_t b : bits) values.push_back(float_from_bf16(b));
+    std::vector<float> values(bits.size());
+    std::transform(bits.begin(), bits.end(), values.begin(), float_from_bf16);
     host_.all_reduce_sum(values, host_stream_);
     for (size_t i = 0; i < bits.size(); ++i) bits[i] = test::bf16_from_float(values[i]);
     TROUPE_CUDA(
@@ -156,6 +157,7 @@ class CudaExecutorTest : public test::CudaTest {
     auto made = Executor::create(checkpoint, options(DeviceKind::kCpu), *communicator);
     EXPECT_TRUE(made.ok()) << made.error().message;
     std::vector<StepResult> results;
+    results.reserve(plans.size());
     for (const StepPlan& plan : plans) results.push_back((*made)->run(plan));
     return results;
   }
