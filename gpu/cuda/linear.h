@@ -52,7 +52,9 @@ class Linear {
   /// missing, foreign or damaged file is ignored, what it lacks is timed again.
   void load_table(const std::string& path);
   void save_table(const std::string& path) const;
-  /// Chooses the kernel for this shape by timing; without it run() takes the heuristics' first.
+  /// Chooses the kernel for this shape by timing all there are, cuBLASLt's and the own ones for few
+  /// tokens (gpu/cuda/linear_stream.h); without it run() takes cuBLASLt's first guess. Needs device
+  /// memory for copies of the weights (160 MB or so) for the time of the call.
   /// Not while capturing.
   void tune(const Weight& w, int32_t n_tokens, cudaStream_t stream);
 

@@ -157,12 +157,10 @@ std::vector<StreamPlan> StreamGemm::plans(const GemmShape& shape) const {
       if (clusters == 0) continue;
       const int64_t tiles =
           ceil_div(shape.rows, kGroupRows * k.groups) * ceil_div(shape.n_tokens, k.tokens);
-      const int64_t fewest = ceil_div(tiles, clusters);
-      for (int64_t rounds = fewest; rounds <= fewest + 1; ++rounds) {
-        for (const int64_t ring : {kHalfRing, kWholeRing}) {
-          if (const auto c = cut(k, shape, size, clusters, rounds, ring)) {
-            found.push_back({c->busiest, {&k, c->variant}});
-          }
+      const int64_t rounds = ceil_div(tiles, clusters);
+      for (const int64_t ring : {kHalfRing, kWholeRing}) {
+        if (const auto c = cut(k, shape, size, clusters, rounds, ring)) {
+          found.push_back({c->busiest, {&k, c->variant}});
         }
       }
     }

@@ -53,16 +53,20 @@ __device__ void store_codes(const ActivationOut& out, int64_t row, int32_t width
   }
 }
 
-/// Threads that hold a row of `width` values at 8 a thread and vector.
+/// Threads that hold a row of `width` values at 8 a thread and vector. A row alone wants many
+/// threads; many rows want small blocks, so that some load while others reduce.
 struct RowShape {
   int32_t threads = 32;
   int32_t vectors = 1;
 };
-RowShape row_shape(int32_t width) {
-  TROUPE_CHECK(width % 8 == 0 && width > 0 && width <= kMaxThreads * 8 * 4) << width;
+RowShape row_shape(int32_t width, int32_t n_rows) {
+  constexpr int32_t kMaxVectors = 4;
+  constexpr int32_t kManyRows = 512;
+  TROUPE_CHECK(width % 8 == 0 && width > 0 && width <= kMaxThreads * 8 * kMaxVectors) << width;
   const int32_t n = width / 8;
+  const int32_t wanted = n_rows >= kManyRows ? 256 : kMaxThreads;
   RowShape shape;
-  while (n > shape.vectors * kMaxThreads) shape.vectors *= 2;
+  while (shape.vectors < kMaxVectors && n > shape.vectors * wanted) shape.vectors *= 2;
   shape.threads = (n + shape.vectors - 1) / shape.vectors;
   shape.threads = (shape.threads + 31) / 32 * 32;
   return shape;
@@ -165,116 +169,118 @@ struct RopeJob {
   const int32_t* slots;
 };
 
-/// cos and sin of position * frequency. The product and its reduction are double, so that positions
-/// of 10^5 and more keep all that bf16 can show.
+/// cos and sin of position * frequency, the angle reduced in turns with two floats for each factor,
+/// so that positions of 10^5 and more keep all that bf16 can show.
 __device__ __forceinline__ void angle(float* cosine, float* sine, int32_t position, float frequency,
                                       float magnitude) {
-  constexpr double kTwoPi = 6.283185307179586476925;
-  const double a = static_cast<double>(position) * static_cast<double>(frequency);
-  const double turns = rint(a * (1.0 / kTwoPi));
-  const auto rest = static_cast<float>(a - turns * kTwoPi);
-  __sincosf(rest, sine, cosine);
+  constexpr double kPerTurn = 0.15915494309189533577;  // 1 / (2 pi)
+  constexpr auto kHigh = static_cast<float>(kPerTurn);
+  constexpr auto kLow = static_cast<float>(kPerTurn - static_cast<double>(kHigh));
+  const float high = frequency * kHigh;
+  const float low = fmaf(frequency, kLow, fmaf(frequency, kHigh, -high));
+  const auto p = static_cast<float>(position);  // exact below 2^24
+  const float turns = p * high;
+  const float rest = fmaf(p, low, fmaf(p, high, -turns)) + (turns - rintf(turns));
+  __sincosf(rest * 6.2831853F, sine, cosine);
   *cosine *= magnitude;
   *sine *= magnitude;
 }
 
 constexpr int kRopeThreads = 128;
 
-/// A group of kHeadDim / 8 lanes works on one head, 8 values a lane. Grid: tokens x head groups.
+/// A group of kHeadDim / 8 lanes works on one head after the other, 8 values a lane. Grid: tokens x
+/// parts of the heads.
 template <int kHeadDim>
 __global__ void __launch_bounds__(kRopeThreads) rope_kernel(const __grid_constant__ RopeJob job) {
   constexpr int kLanes = kHeadDim / 8;
+  constexpr int kGroups = kRopeThreads / kLanes;
   release_downstream();
   const int64_t t = blockIdx.x;
   const int32_t lane = static_cast<int32_t>(threadIdx.x) % kLanes;
+  const int32_t at = lane * 8;
   const int32_t n_q = job.shape.n_heads;
   const int32_t n_kv = job.shape.n_kv_heads;
   const int32_t n_heads = n_q + 2 * n_kv;
-  const int32_t wanted =
-      static_cast<int32_t>(blockIdx.y * (kRopeThreads / kLanes) + threadIdx.x / kLanes);
-  const bool active = wanted < n_heads;  // idle groups go on: shuffles need whole warps
-  const int32_t head = active ? wanted : n_heads - 1;
-  const bool is_q = head < n_q;
-  const bool is_v = head >= n_q + n_kv;
-  const int32_t at = lane * 8;
-  const int64_t column = int64_t{head} * kHeadDim + at;
-
-  const Rope rope = job.rope;
-  const int32_t half = rope.rotary_dim / 2;
-  const bool rotates = !is_v && at < rope.rotary_dim;
+  const int32_t half = job.rope.rotary_dim / 2;
+  const bool interleaved = job.rope.interleaved;
+  const bool in_rotary = at < job.rope.rotary_dim;
+  const bool first_half = at < half;
+  const int32_t partner = !in_rotary ? lane : first_half ? lane + half / 8 : lane - half / 8;
   float frequency[8] = {};
-  Bf16x8 gain;
-  Bf16x8 add;
-  float channel[8];
-  const __nv_bfloat16* norm = is_v ? nullptr : (is_q ? job.q_norm : job.k_norm);
-  if (rotates) {
+  if (in_rotary) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int32_t pair = rope.interleaved ? (at + i) / 2 : (at + i) % half;
-      frequency[i] = rope.inverse_frequency[pair];
-    }
+    for (int i = 0; i < 8; ++i)
+      frequency[i] = job.rope.inverse_frequency[interleaved ? (at + i) / 2 : (at + i) % half];
   }
-  if (norm != nullptr) gain = load_raw(norm + at);
-  if (job.bias != nullptr) add = load_raw(job.bias + column);
-  const bool scaled = job.qkv.channel_scale != nullptr;
-  if (scaled) load8(channel, job.qkv.channel_scale + column);
   wait_for_upstream();
-
   const int32_t position = job.positions[t];
-  float v[8];
-  load8(v, job.qkv.data + t * n_heads * kHeadDim + column);
-  if (scaled) {
-    const float token_scale = job.qkv.token_scale[t];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] *= token_scale * channel[i];
-  }
-  if (job.bias != nullptr) {
-    float b[8];
-    to_floats(b, add);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] += b[i];
-  }
-  // Lanes of a warp may be on different kinds of head, so all of them take part in the shuffles.
-  float squares = 0.0F;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) squares += v[i] * v[i];
-#pragma unroll
-  for (int delta = kLanes / 2; delta > 0; delta /= 2)
-    squares += __shfl_xor_sync(~0U, squares, delta, kLanes);
-  if (norm != nullptr) {
-    const float factor = rsqrtf(squares / kHeadDim + job.eps);
-    float g[8];
-    to_floats(g, gain);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] *= factor * g[i];
-  }
-  const int32_t partner = at < half ? lane + half / 8 : lane - half / 8;
-  float rotated[8];
+  const int64_t slot = job.slots[t];
+  const float token_scale = job.qkv.token_scale != nullptr ? job.qkv.token_scale[t] : 1.0F;
+  float cosine[8];
+  float sine[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const float other =
-        rope.interleaved ? v[i ^ 1] : __shfl_sync(~0U, v[i], rotates ? partner : lane, kLanes);
-    rotated[i] = v[i];
-    if (!rotates) continue;
-    float cosine = 0.0F;
-    float sine = 0.0F;
-    angle(&cosine, &sine, position, frequency[i], rope.magnitude);
-    const bool first = rope.interleaved ? i % 2 == 0 : at < half;
-    rotated[i] = v[i] * cosine + (first ? -other : other) * sine;
+    angle(&cosine[i], &sine[i], position, frequency[i], job.rope.magnitude);
+    if (interleaved ? i % 2 == 0 : first_half) sine[i] = -sine[i];
   }
-  if (!active) return;
-  if (is_q) {
-    store8(job.q + (t * n_q + head) * kHeadDim + at, rotated);
-    return;
-  }
-  const int32_t kv_head = head - n_q - (is_v ? n_kv : 0);
-  const int64_t to =
-      ((int64_t{job.slots[t]} * n_kv + kv_head) * 2 + (is_v ? 1 : 0)) * kHeadDim + at;
-  if (job.kv.format == KvFormat::kBf16) {
-    store8(static_cast<__nv_bfloat16*>(job.kv.data) + to, rotated);
-  } else {
-    store8(static_cast<uint8_t*>(job.kv.data) + to, rotated,
-           1.0F / (is_v ? job.kv.v_scale : job.kv.k_scale));
+
+  const int32_t stride = static_cast<int32_t>(gridDim.y) * kGroups;
+  const auto begin = static_cast<int32_t>(blockIdx.y * kGroups + threadIdx.x / kLanes);
+  // Idle groups go on with the last head: shuffles need whole warps.
+  for (int32_t base = 0; base < n_heads; base += stride) {
+    const bool active = base + begin < n_heads;
+    const int32_t head = active ? base + begin : n_heads - 1;
+    const bool is_q = head < n_q;
+    const bool is_v = head >= n_q + n_kv;
+    const int64_t column = int64_t{head} * kHeadDim + at;
+    float v[8];
+    load8(v, job.qkv.data + t * n_heads * kHeadDim + column);
+    if (job.qkv.channel_scale != nullptr) {
+      float channel[8];
+      load8(channel, job.qkv.channel_scale + column);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] *= token_scale * channel[i];
+    }
+    if (job.bias != nullptr) {
+      float b[8];
+      load8(b, job.bias + column);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] += b[i];
+    }
+    if (job.q_norm != nullptr) {  // all or none of a warp, whatever the kinds of its heads
+      float squares = 0.0F;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) squares += v[i] * v[i];
+#pragma unroll
+      for (int delta = kLanes / 2; delta > 0; delta /= 2)
+        squares += __shfl_xor_sync(~0U, squares, delta, kLanes);
+      if (!is_v) {
+        const float factor = rsqrtf(squares / kHeadDim + job.eps);
+        float gain[8];
+        load8(gain, (is_q ? job.q_norm : job.k_norm) + at);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] *= factor * gain[i];
+      }
+    }
+    float rotated[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float other = interleaved ? v[i ^ 1] : __shfl_sync(~0U, v[i], partner, kLanes);
+      rotated[i] = in_rotary && !is_v ? v[i] * cosine[i] + other * sine[i] : v[i];
+    }
+    if (!active) continue;
+    if (is_q) {
+      store8(job.q + (t * n_q + head) * kHeadDim + at, rotated);
+      continue;
+    }
+    const int32_t kv_head = head - n_q - (is_v ? n_kv : 0);
+    const int64_t to = ((slot * n_kv + kv_head) * 2 + (is_v ? 1 : 0)) * kHeadDim + at;
+    if (job.kv.format == KvFormat::kBf16) {
+      store8(static_cast<__nv_bfloat16*>(job.kv.data) + to, rotated);
+    } else {
+      store8(static_cast<uint8_t*>(job.kv.data) + to, rotated,
+             1.0F / (is_v ? job.kv.v_scale : job.kv.k_scale));
+    }
   }
 }
 
@@ -400,7 +406,7 @@ void add_rms_norm(const ActivationOut& out, __nv_bfloat16* residual, const Produ
                   const __nv_bfloat16* bias, const __nv_bfloat16* weight, int32_t n_tokens,
                   int32_t hidden, float eps, cudaStream_t stream) {
   if (n_tokens == 0) return;
-  const RowShape shape = row_shape(hidden);
+  const RowShape shape = row_shape(hidden, n_tokens);
   const auto kernel = shape.vectors == 1   ? add_rms_norm_kernel<1>
                       : shape.vectors == 2 ? add_rms_norm_kernel<2>
                                            : add_rms_norm_kernel<4>;
@@ -415,12 +421,16 @@ void rope_and_store_kv(__nv_bfloat16* q, const KvLayer& kv, const Product& qkv,
                        cudaStream_t stream) {
   if (n_tokens == 0) return;
   TROUPE_CHECK(shape.head_dim == 64 || shape.head_dim == 128) << shape.head_dim;
+  TROUPE_CHECK((q_norm == nullptr) == (k_norm == nullptr));
   TROUPE_CHECK(rope.rotary_dim % 16 == 0 && rope.rotary_dim <= shape.head_dim) << rope.rotary_dim;
   const RopeJob job = {q, kv, qkv, bias, shape, rope, q_norm, k_norm, eps, positions, slots};
   const int32_t heads_per_block = kRopeThreads / (shape.head_dim / 8);
   const int32_t n_heads = shape.n_heads + 2 * shape.n_kv_heads;
-  launch(shape.head_dim == 64 ? rope_kernel<64> : rope_kernel<128>,
-         dim3(u(n_tokens), u((n_heads + heads_per_block - 1) / heads_per_block)),
+  // Few tokens are spread over the device; with many the angles are computed once for all heads.
+  constexpr int32_t kEnoughBlocks = 1024;
+  const int32_t most = (n_heads + heads_per_block - 1) / heads_per_block;
+  const int32_t parts = std::clamp(kEnoughBlocks / n_tokens, 1, most);
+  launch(shape.head_dim == 64 ? rope_kernel<64> : rope_kernel<128>, dim3(u(n_tokens), u(parts)),
          dim3(kRopeThreads), 0, stream, job);
 }
 
@@ -435,7 +445,7 @@ void silu_mul(const ActivationOut& out, const Product& gate_up, int32_t n_tokens
            dim3(kThreads), 0, stream, out.data, in);
     return;
   }
-  const RowShape shape = row_shape(width);
+  const RowShape shape = row_shape(width, n_tokens);
   const auto kernel = shape.vectors == 1   ? silu_mul_quantize_kernel<1>
                       : shape.vectors == 2 ? silu_mul_quantize_kernel<2>
                                            : silu_mul_quantize_kernel<4>;

@@ -253,55 +253,87 @@ TEST_F(LinearTest, IsDeterministic) {
   }
 }
 
+TEST_F(LinearTest, OwnKernelsAreDeterministic) {
+  StreamGemm gemm;
+  if (!gemm.available()) GTEST_SKIP() << "needs compute capability 9.0";
+  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+    for (const int32_t m : {1, 16, 64}) {
+      Problem p(4096, 2048, m, format);
+      for (const StreamPlan& plan : gemm.plans(p.shape)) {
+        std::vector<std::byte> first;
+        for (int i = 0; i < 5; ++i) {
+          p.poison();
+          gemm.run(plan, p.shape, p.call(), nullptr);
+          const std::vector<std::byte> bytes = p.bytes();
+          if (i == 0) first = bytes;
+          ASSERT_EQ(std::memcmp(first.data(), bytes.data(), bytes.size()), 0) << p.name();
+        }
+      }
+    }
+  }
+}
+
 /// A chain of layers, each reading what the one before wrote: the overlap of consecutive kernels
 /// must not let one read too early.
-TEST_F(LinearTest, ReplayedChainEqualsEagerSteps) {
+void expect_replay_equals_eager(WeightFormat format, int32_t m, bool own) {
   constexpr int64_t kWidth = 2048;
   constexpr int kDepth = 12;
-  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
-    for (const int32_t m : {1, 16, 33, 64, 256}) {
-      Linear linear;
-      Problem p(kWidth, kWidth, m, format);
-      const auto n = static_cast<size_t>(kWidth * m);
-      DeviceBuffer<__nv_bfloat16> a(n), b(n);
-      DeviceBuffer<uint8_t> codes(n);
-      DeviceBuffer<float> scale(static_cast<size_t>(m));
-      const auto step = [&](cudaStream_t stream, bool eager) {
-        Activation x = p.tokens();
-        for (int i = 0; i < kDepth; ++i) {
-          __nv_bfloat16* out = i % 2 == 0 ? a.data() : b.data();
-          linear.run(out, p.weight(), x, m, stream);
-          if (eager) TROUPE_CUDA(cudaStreamSynchronize(stream));
-          x = {out, nullptr};
-          if (format == WeightFormat::kFp8) {
-            quantize_rows(codes.data(), scale.data(), out, m, kWidth, stream);
-            x = {codes.data(), scale.data()};
-          }
-          if (eager) TROUPE_CUDA(cudaStreamSynchronize(stream));
-        }
-      };
-      cudaStream_t stream = nullptr;
-      TROUPE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-      TROUPE_CUDA(cudaDeviceSynchronize());
-      step(stream, true);
-      const auto eager = download(reinterpret_cast<const uint16_t*>(b.data()), n);
-      cudaGraph_t graph = nullptr;
-      cudaGraphExec_t executable = nullptr;
-      TROUPE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-      step(stream, false);
-      TROUPE_CUDA(cudaStreamEndCapture(stream, &graph));
-      TROUPE_CUDA(cudaGraphInstantiate(&executable, graph, 0));
-      for (int i = 0; i < 50; ++i) {
-        TROUPE_CUDA(cudaMemsetAsync(a.data(), 0xff, a.bytes(), stream));
-        TROUPE_CUDA(cudaMemsetAsync(b.data(), 0xff, b.bytes(), stream));
-        TROUPE_CUDA(cudaGraphLaunch(executable, stream));
-        TROUPE_CUDA(cudaStreamSynchronize(stream));
-        const auto replayed = download(reinterpret_cast<const uint16_t*>(b.data()), n);
-        ASSERT_EQ(eager, replayed) << p.name() << ", replay " << i;
+  Linear linear;
+  StreamGemm gemm;
+  if (own && !gemm.available()) return;
+  Problem p(kWidth, kWidth, m, format);
+  const std::vector<StreamPlan> plans = gemm.plans(p.shape);
+  const auto n = static_cast<size_t>(kWidth * m);
+  DeviceBuffer<__nv_bfloat16> a(n), b(n);
+  DeviceBuffer<uint8_t> codes(n);
+  DeviceBuffer<float> scale(static_cast<size_t>(m));
+  const auto step = [&](cudaStream_t stream, bool eager) {
+    Activation x = p.tokens();
+    for (int i = 0; i < kDepth; ++i) {
+      __nv_bfloat16* out = i % 2 == 0 ? a.data() : b.data();
+      if (own) {
+        const StreamPlan& plan = plans[static_cast<size_t>(i) % plans.size()];
+        gemm.run(plan, p.shape, {out, p.weight().data, x.data}, stream);
+      } else {
+        linear.run(out, p.weight(), x, m, stream);
       }
-      TROUPE_CUDA(cudaGraphExecDestroy(executable));
-      TROUPE_CUDA(cudaGraphDestroy(graph));
-      TROUPE_CUDA(cudaStreamDestroy(stream));
+      if (eager) TROUPE_CUDA(cudaStreamSynchronize(stream));
+      x = {out, nullptr};
+      if (format == WeightFormat::kFp8) {
+        quantize_rows(codes.data(), scale.data(), out, m, kWidth, stream);
+        x = {codes.data(), scale.data()};
+      }
+      if (eager) TROUPE_CUDA(cudaStreamSynchronize(stream));
+    }
+  };
+  cudaStream_t stream = nullptr;
+  TROUPE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  TROUPE_CUDA(cudaDeviceSynchronize());
+  step(stream, true);
+  const auto eager = download(reinterpret_cast<const uint16_t*>(b.data()), n);
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  TROUPE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  step(stream, false);
+  TROUPE_CUDA(cudaStreamEndCapture(stream, &graph));
+  TROUPE_CUDA(cudaGraphInstantiate(&executable, graph, 0));
+  for (int i = 0; i < 50; ++i) {
+    TROUPE_CUDA(cudaMemsetAsync(a.data(), 0xff, a.bytes(), stream));
+    TROUPE_CUDA(cudaMemsetAsync(b.data(), 0xff, b.bytes(), stream));
+    TROUPE_CUDA(cudaGraphLaunch(executable, stream));
+    TROUPE_CUDA(cudaStreamSynchronize(stream));
+    const auto replayed = download(reinterpret_cast<const uint16_t*>(b.data()), n);
+    ASSERT_EQ(eager, replayed) << p.name() << (own ? ", own" : "") << ", replay " << i;
+  }
+  TROUPE_CUDA(cudaGraphExecDestroy(executable));
+  TROUPE_CUDA(cudaGraphDestroy(graph));
+  TROUPE_CUDA(cudaStreamDestroy(stream));
+}
+
+TEST_F(LinearTest, ReplayedChainEqualsEagerSteps) {
+  for (const bool own : {false, true}) {
+    for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+      for (const int32_t m : {1, 16, 33, 64, 256}) expect_replay_equals_eager(format, m, own);
     }
   }
 }

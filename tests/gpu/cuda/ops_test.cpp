@@ -95,7 +95,7 @@ class CudaOps : public test::CudaTest {
   Stream stream_{1};
 };
 
-constexpr int32_t kTokens[] = {1, 3, 17};
+constexpr int32_t kTokens[] = {1, 3, 17, 520};
 
 TEST_F(CudaOps, EmbeddingCopiesRowsOfThisRankAndZeroesOthers) {
   constexpr int32_t kHidden = 136;
@@ -115,7 +115,7 @@ TEST_F(CudaOps, EmbeddingCopiesRowsOfThisRankAndZeroesOthers) {
 TEST_F(CudaOps, AddRmsNormMatchesCpu) {
   for (const int32_t hidden : {64, 200, 4096, 8192, 9000}) {
     for (const int32_t n : kTokens) {
-      const auto size = static_cast<size_t>(n * hidden);
+      const auto size = static_cast<size_t>(n) * static_cast<size_t>(hidden);
       const Bits residual = random_bits(size);
       const Bits x = random_bits(size);
       const Bits weight = random_bits(static_cast<size_t>(hidden), 1.0F, 0.2F);
@@ -190,7 +190,7 @@ TEST_F(CudaOps, AddRmsNormAppliesScalesAndBiasAndQuantises) {
 TEST_F(CudaOps, SiluMulMatchesCpu) {
   for (const int32_t width : {16, 96, 14336, 28672}) {
     for (const int32_t n : kTokens) {
-      const auto size = static_cast<size_t>(n * width);
+      const auto size = static_cast<size_t>(n) * static_cast<size_t>(width);
       const Bits gate_up = random_bits(2 * size, 0.0F, 3.0F);
       Floats expected(size);
       cpu::silu_mul(expected.data(), floats(gate_up).data(), n, width, stream_);
@@ -261,7 +261,7 @@ TEST_P(CudaRope, MatchesCpu) {
   if (c.bias)
     for (size_t i = 0; i < expected_qkv.size(); ++i)
       expected_qkv[i] += from_bf16(bias[i % static_cast<size_t>(width)]);
-  const auto kv_size = static_cast<size_t>(kSlots * kKvHeads * 2 * c.head_dim);
+  const auto kv_size = size_t{kSlots} * kKvHeads * 2 * static_cast<size_t>(c.head_dim);
   Floats expected_kv(kv_size, 0.0F);
   const Floats qn = floats(q_norm);
   const Floats kn = floats(k_norm);
@@ -277,7 +277,7 @@ TEST_P(CudaRope, MatchesCpu) {
   const auto freq = test::upload(frequency);
   const auto pos = test::upload(positions);
   const auto slot = test::upload(slots);
-  const size_t q_width = static_cast<size_t>(kHeads * c.head_dim);
+  const size_t q_width = size_t{kHeads} * static_cast<size_t>(c.head_dim);
   const auto q = poisoned(positions.size() * q_width);
   const cuda::DeviceBuffer<uint8_t> kv(kv_size * (c.fp8 ? 1 : 2));
   TROUPE_CUDA(cudaMemset(kv.data(), 0, kv.bytes()));

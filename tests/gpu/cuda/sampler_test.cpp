@@ -118,6 +118,7 @@ class CudaSampler : public test::CudaTest {
     r.params.temperature = temperature;
     r.params.seed = random_();
     r.params.seed = r.params.seed << 32 | random_();
+    r.history.reserve(static_cast<size_t>(n_history));
     for (int32_t i = 0; i < n_history; ++i)
       r.history.push_back(static_cast<int32_t>(random_() % r.logits.size()));
     r.n_prompt = n_history / 2;
