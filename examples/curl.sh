@@ -16,7 +16,7 @@ call /v1/models
 echo '== a conversation, streamed: one event a token, then [DONE]'
 call /v1/chat/completions '{"stream": true, "temperature": 0, "max_tokens": 16,
   "stream_options": {"include_usage": true},
-  "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+  "messages": [{"role": "user", "content": "What does a conductor do?"}]}'
 
 echo '== plain text, with the three best alternatives for every token'
 call /v1/completions '{"prompt": "The capital of France is", "temperature": 0, "max_tokens": 4,

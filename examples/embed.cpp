@@ -39,7 +39,7 @@ int main(int argc, char** argv) {
 
   GenerateRequest request;
   request.prompt =
-      std::vector<ChatMessage>{{"user", argc > 2 ? argv[2] : "What is the capital of France?", {}}};
+      std::vector<ChatMessage>{{"user", argc > 2 ? argv[2] : "What does a conductor do?", {}}};
   request.sampling.temperature = 0;
   request.max_tokens = 64;
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 #include <random>
 
@@ -139,7 +140,8 @@ Result<std::string> read_join_text(const std::string& path) {
   return text;
 }
 
-ExecutorOptions executor_options(const RankShape& shape, int32_t threads) {
+ExecutorOptions executor_options(const RankShape& shape, int32_t threads,
+                                 const Environment& environment) {
   ExecutorOptions options;
   options.device = shape.device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
   if (shape.device.starts_with(kSimPrefix)) {
@@ -156,6 +158,11 @@ ExecutorOptions executor_options(const RankShape& shape, int32_t threads) {
   options.n_slots = shape.kv_tokens;
   options.max_rows = shape.max_rows;
   options.max_step_tokens = shape.max_step_tokens;
+  if (options.device == DeviceKind::kCuda && !environment.cache_dir.empty()) {
+    std::error_code ignored;  // without the folder every start tunes anew
+    std::filesystem::create_directories(environment.cache_dir, ignored);
+    options.tune_file = environment.cache_dir + "/gpu_tune.jsonl";
+  }
   return options;
 }
 

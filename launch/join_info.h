@@ -30,7 +30,9 @@ struct JoinInfo {
 /// Reads a join file, or standard input to its end for "-".
 [[nodiscard]] Result<std::string> read_join_text(const std::string& path);
 
-/// `threads` is the final number.
-[[nodiscard]] ExecutorOptions executor_options(const RankShape& shape, int32_t threads);
+/// `threads` is the final number. What a GPU's tuning learns is kept in the cache folder, which is
+/// made here.
+[[nodiscard]] ExecutorOptions executor_options(const RankShape& shape, int32_t threads,
+                                               const Environment& environment);
 
 }  // namespace troupe

@@ -1,8 +1,12 @@
 #include "gpu/executor.h"
+#ifdef TROUPE_WITH_CUDA
+#include "launch/bench_step.h"
+#endif
 #include "launch/commands.h"
 #include "launch/placement.h"
 
 #include <cstdio>
+#include <string_view>
 #include <variant>
 
 namespace {
@@ -35,6 +39,15 @@ int run(const troupe::Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // The one command that has options of its own: a bench program that also stands alone.
+  if (argc > 2 && std::string_view(argv[1]) == "bench" && std::string_view(argv[2]) == "step") {
+#ifdef TROUPE_WITH_CUDA
+    return troupe::bench_step(argc - 2, argv + 2);
+#else
+    std::fprintf(stderr, "error: `bench step` needs a build with CUDA: cmake --preset cuda\n");
+    return troupe::kExitStart;
+#endif
+  }
   const auto parsed = troupe::parse_options(argc, argv, troupe::read_environment());
   if (const auto* leave = std::get_if<troupe::EarlyExit>(&parsed)) {
     std::fputs(leave->out.c_str(), stdout);

@@ -192,6 +192,9 @@ Environment read_environment() {
   environment.mpi_rank = number(variable("OMPI_COMM_WORLD_RANK"));
   environment.runtime_dir = variable("XDG_RUNTIME_DIR");
   if (const std::string temp = variable("TMPDIR"); !temp.empty()) environment.temp_dir = temp;
+  std::string cache = variable("XDG_CACHE_HOME");
+  if (cache.empty() && !variable("HOME").empty()) cache = variable("HOME") + "/.cache";
+  if (!cache.empty()) environment.cache_dir = cache + "/troupe";
   environment.api_key = variable("TROUPE_API_KEY");
   if (environment.api_key.empty()) environment.api_key = variable("OPENAI_API_KEY");
   cpu_set_t cores;

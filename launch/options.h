@@ -18,7 +18,8 @@ struct Environment {
   int32_t cores = 1;        // this process may run on
   std::string runtime_dir;  // XDG_RUNTIME_DIR, may be empty
   std::string temp_dir = "/tmp";
-  std::string api_key;  // TROUPE_API_KEY or OPENAI_API_KEY, for `chat`
+  std::string cache_dir;  // troupe's own below XDG_CACHE_HOME or ~/.cache, may be empty
+  std::string api_key;    // TROUPE_API_KEY or OPENAI_API_KEY, for `chat`
 };
 [[nodiscard]] Environment read_environment();
 

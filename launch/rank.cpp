@@ -60,7 +60,7 @@ Status join_service(const JoinInfo& info, const Options& options, const MpiSessi
   rank_options.port = info.port;
   rank_options.tls = files->paths();
   rank_options.job = std::stoull(job);
-  rank_options.executor = executor_options(info.shape, threads);
+  rank_options.executor = executor_options(info.shape, threads, options.environment);
   rank_options.executor.device_index = info.first_gpu + session.local_rank();
   logger.debug("joining {}:{} as rank {} of {} with {} threads", info.host, info.port,
                session.rank(), session.size(), threads);

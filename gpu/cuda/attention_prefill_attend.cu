@@ -4,8 +4,7 @@
 
 /// Causal attention of packed rows on tiles in memory: a producer warpgroup brings K and V tiles,
 /// two consumer warpgroups own 64 rows each. FlashAttention-3's schedule (Shah et al.
-/// 2024, algorithm 2): S of the next tile is in flight while P V of this one is, and named barriers
-/// let one warpgroup's softmax run under the other's multiplies.
+/// 2024, algorithm 2): S of the next tile is in flight while P V of this one is.
 namespace troupe::cuda::prefill {
 namespace {
 
@@ -103,7 +102,7 @@ struct Producer {
   /// From the slots: thread i holds the slot of position i of a tile, a warp copies its 32
   /// positions. A matrix is announced when the copies of the next one are under way.
   __device__ void gather(const DeviceChunk& chunk, const Item& item) {
-    named_sync(5, 128);  // thread 0 may be behind: a wait two phases ahead would pass at once
+    named_sync(3, 128);  // thread 0 may be behind: a wait two phases ahead would pass at once
     const int begin = first_tile(p, chunk, item);
     const int32_t* slots = p.slots + chunk.table_row * p.slots_stride;
     const auto load_slot = [&](int t) {
@@ -150,7 +149,7 @@ struct Producer {
   __device__ void announce(uint32_t barrier) const {
     cp_async_wait<kPending>();
     fence_async_proxy();
-    named_sync(5, 128);
+    named_sync(3, 128);
     if (thread == 0) barrier_arrive(barrier);
   }
 };
@@ -324,9 +323,7 @@ struct Consumer {
     };
     float keep[2];
     barrier_wait(barriers.full_k(k_stage.index), k_stage.parity);
-    turn_begin();
     multiply_scores();
-    turn_end();
     wgmma_wait<0>(s);
     release(barriers.empty_k(k_stage.index));
     k_stage.next();
@@ -334,11 +331,9 @@ struct Consumer {
     pack_weights();
     for (int t = item.tile_end - 2; t >= begin; --t) {
       barrier_wait(barriers.full_k(k_stage.index), k_stage.parity);
-      turn_begin();
       multiply_scores();
       barrier_wait(barriers.full_v(v_stage.index), v_stage.parity);
       multiply_values();
-      turn_end();
       wgmma_wait<1>(s);
       release(barriers.empty_k(k_stage.index));
       k_stage.next();
@@ -357,10 +352,6 @@ struct Consumer {
     release(barriers.empty_v(v_stage.index));
     v_stage.next();
   }
-
-  /// The warpgroups take turns at starting their multiplies.
-  __device__ void turn_begin() const { named_sync(3 + wg, 256); }
-  __device__ void turn_end() const { named_arrive(3 + (1 - wg), 256); }
 
   __device__ void store(const DeviceChunk& c, const Item& item) {
     const int from = opaque(thread);
@@ -412,7 +403,6 @@ struct Consumer {
   }
 
   __device__ void run() {
-    if (wg == 1) turn_end();  // the first turn is warpgroup 0's
     Item item;
     DeviceChunk chunk;
     const auto fetch = [&](int turn) {  // of a turn that has an item for this block

@@ -20,6 +20,11 @@ def wait_for(condition, what, timeout=TIMEOUT):
         time.sleep(0.02)
 
 
+def counts(usage):
+    """Usage without what a warm prefix cache changes."""
+    return {k: v for k, v in usage.items() if k != "prompt_tokens_details"}
+
+
 class Answer:
     """One whole HTTP answer."""
 
