@@ -1,3 +1,4 @@
+#include "gpu/executor.h"
 #include "gpu/model/checkpoint.h"
 #include "launch/commands.h"
 
@@ -134,7 +135,14 @@ int doctor(const DoctorCommand& command, const Options& options) {
     report.good("/dev/shm", mebibytes(shm_free) + " free");
   }
   const std::string driver = first_line_of("cat /proc/driver/nvidia/version 2>/dev/null");
-  report.fact("GPU", driver.empty() ? "no NVIDIA driver" : driver + " (this build uses the CPU)");
+  const int32_t gpus = gpu_count();
+  if (driver.empty()) {
+    report.fact("GPU", "no NVIDIA driver");
+  } else if (gpus > 0) {
+    report.good("GPU", std::to_string(gpus) + " usable; " + driver);
+  } else {
+    report.fact("GPU", driver + " (no GPU that this program can use, or built without CUDA)");
+  }
   if (port_free(command.port)) {
     report.good("port", std::to_string(command.port) + " is free");
   } else {

@@ -5,6 +5,7 @@
 #include "launch/commands.h"
 #include "launch/placement.h"
 
+#include <csignal>
 #include <cstdio>
 #include <string_view>
 #include <variant>
@@ -14,6 +15,13 @@ namespace {
 int run(const troupe::Options& options) {
   using namespace troupe;
   if (const auto* command = std::get_if<ServeCommand>(&options.command)) {
+    // Asking for GPUs starts threads of the driver; they must not take the signals that serve()
+    // waits for.
+    sigset_t stop;
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGTERM);
+    sigaddset(&stop, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &stop, nullptr);
     const auto placed = place(*command, command->shape.device == "cpu" ? 0 : gpu_count());
     if (!placed) {
       std::fprintf(stderr, "error: %s\n", placed.error().message.c_str());
