@@ -134,6 +134,7 @@ CAF_BEGIN_TYPE_ID_BLOCK(troupe, first_custom_type_id)
   CAF_ADD_TYPE_ID(troupe, (std::vector<troupe::RowWork>) )
   CAF_ADD_TYPE_ID(troupe, (std::vector<troupe::TokenLogprob>) )
   CAF_ADD_TYPE_ID(troupe, (std::vector<troupe::SampledToken>) )
+  CAF_ADD_TYPE_ID(troupe, (std::vector<troupe::StepResult>) )
   CAF_ADD_TYPE_ID(troupe, (std::vector<int32_t>) )
   CAF_ADD_TYPE_ID(troupe, (troupe::RankHandle))
 
@@ -148,9 +149,10 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(std::vector<troupe::RequestUpdate>)
 namespace troupe {
 
 /// What ranks may send to the router; all that is published on the network.
-using RouterPort = caf::typed_actor<caf::reacts_to<enlist_atom, RankJoin, RankHandle>,
-                                    caf::reacts_to<uint64_t, int32_t, StepResult>,  // job, rank
-                                    caf::reacts_to<failed_atom, uint64_t, std::string>>;
+using RouterPort =
+    caf::typed_actor<caf::reacts_to<enlist_atom, RankJoin, RankHandle>,
+                     caf::reacts_to<uint64_t, int32_t, std::vector<StepResult>>,  // job, rank
+                     caf::reacts_to<failed_atom, uint64_t, std::string>>;
 
 /// The router as the gateway process sees it.
 using RouterHandle =

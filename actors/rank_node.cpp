@@ -18,11 +18,13 @@
 #include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 namespace troupe {
 namespace {
 
 constexpr std::chrono::seconds kConnectTimeout{8};
+constexpr size_t kReportsTogether = 8;  // far below what the router lets one rank lag
 
 struct Node {
   explicit Node(const TlsFiles& tls) : config(&tls), system(config) {
@@ -88,9 +90,14 @@ RankJoin make_join(const Checkpoint& checkpoint, const RankOptions& options,
 std::shared_ptr<RankWorker> make_rank_worker(const RouterPort& router, uint64_t job, int32_t rank,
                                              std::function<void(const std::string&)> failed) {
   RankWorker::Callbacks callbacks;
-  callbacks.done = [router, job, rank](StepResult&& result) {
+  // The tokens wait for rank 0. The others' digests need not be compared at once: one message for
+  // several steps, unless the rank has nothing more to do, saves the cores that compute.
+  callbacks.done = [router, job, rank, reports = std::vector<StepResult>()](StepResult&& result,
+                                                                            bool more) mutable {
     if (rank != 0) result.sampled.clear();  // the digest says that they are the same
-    caf::anon_send(router, job, rank, std::move(result));
+    reports.push_back(std::move(result));
+    if (rank != 0 && more && reports.size() < kReportsTogether) return;
+    caf::anon_send(router, job, rank, std::exchange(reports, {}));
   };
   callbacks.failed = [router, job, failed = std::move(failed)](const std::string& what) {
     caf::anon_send(router, failed_atom_v, job, what);

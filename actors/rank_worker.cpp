@@ -65,8 +65,9 @@ void RankWorker::loop(Executor& executor) {
   int32_t enqueued = 0;
   while (!stopping_) {
     if (enqueued > 0 && executor.ready()) {
-      callbacks_.done(executor.collect());
+      StepResult result = executor.collect();
       --enqueued;
+      callbacks_.done(std::move(result), enqueued > 0 || waiting_);
     } else if (enqueued == 0 || (enqueued < Executor::kMaxEnqueued && waiting_)) {
       if (const auto plan = take(enqueued == 0)) {
         executor.enqueue(*plan);

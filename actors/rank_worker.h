@@ -24,8 +24,8 @@ class RankWorker {
  public:
   using Make = std::function<Result<std::unique_ptr<Executor>>()>;
   struct Callbacks {
-    std::function<void(StepResult&&)> done;
-    std::function<void(const std::string&)> failed;  // a step threw; nothing runs after it
+    std::function<void(StepResult&&, bool more)> done;  // more: another step follows by itself
+    std::function<void(const std::string&)> failed;     // a step threw; nothing runs after it
   };
   explicit RankWorker(Callbacks callbacks) : callbacks_(std::move(callbacks)) {}
   ~RankWorker() { stop(); }

@@ -33,11 +33,13 @@ RouterHandle::behavior_type RouterState::make_behavior() {
   publish_stats();
   return {
       [this](enlist_atom, const RankJoin& join, const RankHandle& rank) { enlist(join, rank); },
-      [this](uint64_t job, int32_t rank, const StepResult& result) {
+      [this](uint64_t job, int32_t rank, const std::vector<StepResult>& results) {
         const Micros now = steady_micros();
-        if (watched_) steps_.done(job, rank, result, now);
-        const Status status = router_.apply(job, rank, result, now);
-        if (!status) lose(job, status.error().message);
+        for (const StepResult& result : results) {
+          if (watched_) steps_.done(job, rank, result, now);
+          const Status status = router_.apply(job, rank, result, now);
+          if (!status) lose(job, status.error().message);
+        }
         if (rank == 0) flush();
       },
       [this](failed_atom, uint64_t job, const std::string& what) { lose(job, what); },

@@ -24,6 +24,10 @@ extern "C" {
 int SSL_read(SSL* ssl, void* buffer, int n) {
   static auto* const next = original<int(SSL*, void*, int)>("SSL_read");
   ERR_clear_error();
+  // One read() of the kernel takes all that is there, not the head of a record and then its body.
+  // What was read ahead wakes no epoll: the caller must read until it would block, which
+  // SystemConfig tells CAF to do. From here on, since CAF reads once only after a handshake.
+  SSL_set_read_ahead(ssl, 1);
   return next(ssl, buffer, n);
 }
 

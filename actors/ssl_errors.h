@@ -10,7 +10,8 @@ namespace troupe {
 /// connections on one thread and never empties it: one peer that dies, or one stranger that is
 /// refused, would end the connections of all others. So this program has SSL_read, SSL_write,
 /// SSL_accept and SSL_connect of its own, which the libraries find first and which empty the queue
-/// before they call OpenSSL's. Aborts if the libraries would not find them.
+/// before they call OpenSSL's; SSL_read also reads ahead, for half the system calls. Aborts if the
+/// libraries would not find them.
 void separate_ssl_errors();
 
 }  // namespace troupe

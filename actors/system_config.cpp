@@ -9,6 +9,8 @@
 #include <caf/openssl/manager.hpp>
 
 #include <chrono>
+#include <cstdint>
+#include <limits>
 
 namespace troupe {
 
@@ -26,6 +28,11 @@ SystemConfig::SystemConfig(const TlsFiles* tls) {
   openssl_certificate = tls->certificate;
   openssl_key = tls->key;
   openssl_cafile = tls->ca;
+  // Messages are read where they arrive: handing each to a worker of CAF's costs two more switches
+  // of threads, which is more than the reading of a plan or a result.
+  set("middleman.workers", size_t{0});
+  // Reads until nothing is there, see SSL_read in ssl_errors.cpp.
+  set("middleman.max-consecutive-reads", size_t{std::numeric_limits<int32_t>::max()});
   // A frozen peer is noticed after two seconds.
   set("middleman.heartbeat-interval", caf::timespan{std::chrono::milliseconds{500}});
   set("middleman.connection-timeout", caf::timespan{std::chrono::seconds{2}});
