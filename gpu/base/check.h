@@ -36,8 +36,9 @@ struct Voidify {
 
 /// Aborts with file, line, expression and the streamed values when `condition` is false, in every
 /// build type: `TROUPE_CHECK(slot < n) << slot << " of " << n;`. For broken invariants only.
-// NOLINTNEXTLINE(bugprone-macro-parentheses): a stream is appended
+// NOLINTBEGIN(bugprone-macro-parentheses): a stream is appended
 #define TROUPE_CHECK(condition)               \
   (condition) ? static_cast<void>(0)          \
               : ::troupe::detail::Voidify{} & \
                     ::troupe::detail::CheckFailure(__FILE__, __LINE__, #condition).stream()
+// NOLINTEND(bugprone-macro-parentheses)
