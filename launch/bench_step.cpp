@@ -2,8 +2,8 @@
 
 #include "gpu/cuda/device.h"
 #include "gpu/cuda/executor.h"
-#include "gpu/model/config_sources.h"
 #include "gpu/model/rope.h"
+#include "gpu/sim/model_shapes.h"
 #include "nccl/communicators.h"
 
 #include <algorithm>
@@ -22,7 +22,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr const char* kUsage =
-    "usage: bench step [--model llama-3-8b|llama-3-70b|DIRECTORY] [--weights bf16|fp8]\n"
+    "usage: bench step [--model llama-3-8b|...|DIRECTORY] [--weights bf16|fp8]\n"
     "  [--kv bf16|fp8] [--rows 1,16,64] [--context 512,1024] [--prefill 512,2048]\n"
     "  [--saturate REQUESTS,IN,OUT] [--tp N (one rank's share, collectives left out)]\n"
     "  [--max-rows N] [--step-tokens N] [--max-context N] [--kv-tokens N] [--steps N]\n"
@@ -45,29 +45,14 @@ class ShapeOnly final : public Checkpoint {
   ModelConfig config_;
 };
 
+/// A built-in shape comes without rotary frequencies and with a longer context than steps need.
 Result<ModelConfig> find_model(const std::string& name) {
-  ModelConfig c;
-  c.architecture = "llama";
-  c.name = name;
-  c.head_dim = 128;
-  c.n_kv_heads = 8;
-  c.vocab = 128256;
-  c.max_context = 8192;
-  if (name == "llama-3-8b") {
-    c.n_layers = 32;
-    c.hidden = 4096;
-    c.n_heads = 32;
-    c.ffn = 14336;
-  } else if (name == "llama-3-70b") {
-    c.n_layers = 80;
-    c.hidden = 8192;
-    c.n_heads = 64;
-    c.ffn = 28672;
-  } else {
-    return config_from_hf(name);
-  }
+  auto found = find_model_shape(name);
+  if (!found || !found->rope.inverse_frequency.empty()) return found;
+  ModelConfig& c = *found;
+  c.max_context = std::min(c.max_context, 8192);
   if (const Status s = resolve_rope(c.rope, c.head_dim, 500000.0, {}); !s) return s.error();
-  return c;
+  return found;
 }
 
 struct Options {
