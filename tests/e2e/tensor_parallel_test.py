@@ -25,7 +25,7 @@ HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, LAYERS, VOCAB = 256, 8, 4, 64, 512, 4, 8
 PROMPTS = ["Once upon a time", "The capital of France is", "def fibonacci(n):",
            "Water boils at", "My favourite colour", "In the year 1969", "To bake bread, you",
            "The opposite of love"]
-TOKENS = 192
+TOKENS = 1500  # enough that a stream still runs when a rank is killed
 # Logits have a standard deviation of about one; bf16 keeps 2^-8 of a value, and a dozen roundings
 # in a row add up. One and many ranks differ by 0.01 (root mean square) on such models.
 CLOSE = 0.06
@@ -108,8 +108,9 @@ class TensorParallelTest(unittest.TestCase):
                 if token != its_token:  # greedy: both are the best, so nearly as likely
                     break
                 equal += 1
-        print(f"{equal} of {TOKENS * len(streams)} tokens before the first difference", flush=True)
-        self.assertGreater(equal, TOKENS * len(streams) // 4)
+        # With so little between the best two of 886 a token in a hundred changes.
+        print(f"{equal / len(streams):.0f} tokens a stream before the first difference", flush=True)
+        self.assertGreater(equal / len(streams), 20)
 
     def test_two_gpus_say_what_one_says(self):
         with self.serve(2) as server:
