@@ -25,7 +25,7 @@ HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, LAYERS, VOCAB = 256, 8, 4, 64, 512, 4, 8
 PROMPTS = ["Once upon a time", "The capital of France is", "def fibonacci(n):",
            "Water boils at", "My favourite colour", "In the year 1969", "To bake bread, you",
            "The opposite of love"]
-TOKENS = 1500  # enough that a stream still runs when a rank is killed
+TOKENS = 1900  # half a second or more: streams must still run when a rank is killed
 # Logits have a standard deviation of about one; bf16 keeps 2^-8 of a value, and a dozen roundings
 # in a row add up. One and many ranks differ by 0.01 (root mean square) on such models.
 CLOSE = 0.06
@@ -86,10 +86,10 @@ class TensorParallelTest(unittest.TestCase):
             assert server.terminate() == 0, server.log()
 
     @classmethod
-    def serve(cls, tp):
+    def serve(cls, tp, *options, **how):
         return service.Service("--device", "cuda", "--tp", str(tp), "--kv-tokens", "16384",
-                               "--max-rows", "16", "--max-step-tokens", "256",
-                               model=cls.model)
+                               "--max-rows", "16", "--max-step-tokens", "256", *options,
+                               model=cls.model, **how)
 
     @staticmethod
     def streams(server):
@@ -121,12 +121,12 @@ class TensorParallelTest(unittest.TestCase):
             self.assertEqual(server.terminate(), 0)
             self.assertEqual(server.leftovers(), [])
 
-    def lose(self, break_it):
+    def lose(self, signal_number):
         with self.serve(2) as server:
+            rank = server.rank_pids()[1]
             streams = self.streams(server)
-            for stream in streams:
-                stream.wait_tokens(10)
-            break_it(server)
+            streams[0].first.wait(60)
+            os.kill(rank, signal_number)
             self.assert_alike([s.result() for s in streams], self.by_one)
             server.wait_idle()
             self.assertEqual(server.metric("troupe_replicas_lost_total"), 1)
@@ -137,10 +137,25 @@ class TensorParallelTest(unittest.TestCase):
             print(f"longest pause {max(s.longest_pause() for s in streams):.2f} s", flush=True)
 
     def test_kill_of_a_rank(self):
-        self.lose(lambda server: os.kill(server.rank_pids()[1], signal.SIGKILL))
+        self.lose(signal.SIGKILL)
 
     def test_freeze_of_a_rank(self):
-        self.lose(lambda server: os.kill(server.rank_pids()[1], signal.SIGSTOP))
+        self.lose(signal.SIGSTOP)
+
+    def test_the_gateway_inside_the_mpirun_job(self):
+        with self.serve(2, command=service.mpirun(2),
+                        environment=service.MPI_ENVIRONMENT) as server:
+            self.assert_alike([s.result() for s in self.streams(server)], self.by_one)
+
+    def test_replicas_take_a_gpu_each(self):
+        with self.serve(1, "--dp", "2") as server:
+            server.wait_metric("troupe_replicas_ready", 2)
+            self.assert_alike([s.result() for s in self.streams(server)], self.by_one)
+            used = subprocess.run(
+                ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
+                capture_output=True, text=True, check=True).stdout.split()
+            self.assertEqual([m for m in used[:2] if int(m) < 200], [], used)
+            self.assertEqual(server.terminate(), 0)
 
 
 def gpus():

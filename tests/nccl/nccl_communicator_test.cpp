@@ -248,6 +248,7 @@ TEST_P(NcclExecutor, RanksMatchOne) {
     test::expect_identical(captured, run(c, false, own));
     // Ranks name the same tokens: the digest covers plan and tokens.
     std::vector<uint64_t> mine;
+    mine.reserve(captured.size());
     for (const StepResult& r : captured) mine.push_back(r.digest);
     std::vector<uint64_t> all(mine.size() * static_cast<size_t>(c.size()));
     Stream host(1);
