@@ -1,6 +1,6 @@
 // The all-reduce of a step alone: mpirun -n N cuda_collective_bench. One GPU a rank; calls follow
-// each other in a graph, microseconds a call by the first rank's clock, the best of some replays'
-// medians by NCCL and by the own kernel. Also how far a whole 70B or 8B step's sums come to.
+// each other in a graph; the median of some replays, microseconds a call, by NCCL and as a step
+// does it: by the own kernel up to its limit, else by NCCL.
 #include "gpu/base/check.h"
 #include "gpu/cuda/device.h"
 #include "nccl/communicators.h"
@@ -60,9 +60,9 @@ void run(int32_t rank, int32_t n_ranks) {
   auto own = make_nccl_communicator(make_mpi_communicator(), rank, SmallSums::kOwnKernel);
   cudaStream_t stream = nullptr;
   TROUPE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  cuda::DeviceBuffer<uint16_t> data(size_t{8} << 20);
+  cuda::DeviceBuffer<uint16_t> data(size_t{32} << 20);
   TROUPE_CUDA(cudaMemset(data.data(), 0, data.bytes()));
-  for (int64_t bytes = 8192; bytes <= int64_t{4} << 20; bytes *= 2) {
+  for (int64_t bytes = 8192; bytes <= int64_t{32} << 20; bytes *= 2) {
     const double by_nccl = time_calls(*nccl, data, bytes, stream);
     const double by_own = time_calls(*own, data, bytes, stream);
     if (rank == 0)

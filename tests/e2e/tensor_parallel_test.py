@@ -146,6 +146,18 @@ class TensorParallelTest(unittest.TestCase):
         with self.serve(2, command=service.mpirun(2),
                         environment=service.MPI_ENVIRONMENT) as server:
             self.assert_alike([s.result() for s in self.streams(server)], self.by_one)
+            os.kill(self.first_rank(server), signal.SIGTERM)
+            self.assertEqual(server.wait_exit(), 0)
+            server.wait_gone(5)
+
+    @staticmethod
+    def first_rank(server):
+        """The process that is gateway and rank 0; its helper is younger."""
+        for pid in server.pids(service.BINARY + " serve "):
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if b"OMPI_COMM_WORLD_RANK=0" in file.read().split(b"\0"):
+                    return pid
+        raise AssertionError("no rank 0")
 
     def test_replicas_take_a_gpu_each(self):
         with self.serve(1, "--dp", "2") as server:
