@@ -196,7 +196,8 @@ std::unique_ptr<PeerAllReduce> PeerAllReduce::create(Communicator& host) {
 }
 
 bool PeerAllReduce::takes(const void* data, int64_t count) const {
-  // Every rank sends all it has to all others: with many the library's ring moves less.
+  // Every rank sends all it has to all others, where the library's ring moves less: measured with
+  // two ranks, where the own kernel wins up to the limit; with more an estimate.
   return count % 4 == 0 && reinterpret_cast<uintptr_t>(data) % 8 == 0 &&
          count * 2 * (n_ - 1) <= kMaxBytes;
 }
