@@ -1,6 +1,7 @@
 // The gateway process's node: tokenizers, router, detokenizers and the Engine in front of them.
 
 #include "actors/clock.h"
+#include "actors/log_file.h"
 #include "actors/model_shape.h"
 #include "actors/node.h"
 #include "actors/published.h"
@@ -226,8 +227,9 @@ Result<std::unique_ptr<GatewayNode>> GatewayNode::start(
   }
   std::shared_ptr<Recorder> recorder;
   if (!options.record.empty()) {
-    auto opened = Recorder::open(options.record, options.record_limit,
-                                 router_limits(checkpoint, options), options.on_record_end);
+    auto opened =
+        record_to_file(options.record, options.record_limit, router_limits(checkpoint, options),
+                       /*wait=*/false, options.on_record_end);
     if (!opened) return opened.error();
     recorder = std::move(*opened);
   }

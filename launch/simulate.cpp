@@ -1,4 +1,4 @@
-#include "actors/router/recorder.h"
+#include "actors/log_file.h"
 #include "actors/sim/simulation.h"
 #include "gpu/model/mapped_file.h"
 #include "gpu/sim/coefficients.h"
@@ -148,9 +148,9 @@ Result<Split> run_split(const SimulateCommand& command, const Setup& setup, int3
   options.max_step_tokens = std::max(command.max_step_tokens, command.max_rows);
   std::unique_ptr<Recorder> recorder;
   if (!command.record.empty()) {
-    auto opened =
-        Recorder::open(command.record, kRecordLimit, simulation_limits(*model, options),
-                       [](const std::string& why) { std::fprintf(stderr, "%s\n", why.c_str()); });
+    auto opened = record_to_file(
+        command.record, kRecordLimit, simulation_limits(*model, options),
+        /*wait=*/true, [](const std::string& why) { std::fprintf(stderr, "%s\n", why.c_str()); });
     if (!opened) return opened.error();
     recorder = std::move(*opened);
     options.recorder = recorder.get();
