@@ -22,7 +22,7 @@ void add_simulate(CLI::App& app, SimulateCommand& simulate) {
                  "random:IN/OUT, random:IN-IN/OUT-OUT, sharegpt-like, reasoning-like or a file")
       ->capture_default_str();
   app.add_option("--requests", simulate.requests, "Requests, all at once; 0 = 1000")
-      ->check(CLI::Range(int64_t{0}, int64_t{100'000'000}))
+      ->check(CLI::Range(int64_t{0}, int64_t{10'000'000}))
       ->capture_default_str();
   app.add_option("--rate", simulate.rate, "Poisson arrivals a second; 0 = all at once")
       ->check(CLI::Range(0.0, 1e6))

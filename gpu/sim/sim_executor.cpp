@@ -65,6 +65,7 @@ void SimExecutor::enqueue(const StepPlan& plan) {
   }
   StepWork work;
   Pending step;
+  step.result.sampled.reserve(plan.work.size());
   for (const RowWork& item : plan.work) {
     Row& row = row_at(item.row);
     TROUPE_CHECK(row.open) << "row " << item.row << " is not open";
