@@ -1,5 +1,7 @@
 #include "launch/simulate_options.h"
 
+#include "launch/option_checks.h"
+
 #include <CLI/CLI.hpp>
 
 #include <charconv>
@@ -25,6 +27,7 @@ void add_simulate(CLI::App& app, SimulateCommand& simulate) {
       ->check(CLI::Range(int64_t{0}, int64_t{10'000'000}))
       ->capture_default_str();
   app.add_option("--rate", simulate.rate, "Poisson arrivals a second; 0 = all at once")
+      ->check(CLI::Validator(finite, "", ""))
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   app.add_option("--weights", simulate.weights, "Element type of the weights")
