@@ -65,6 +65,9 @@ void add_replay(CLI::App& app, ReplayCommand& replay) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 60))
       ->capture_default_str();
   app.add_flag("--partial", replay.partial, "Accept a log that was cut short");
+  app.add_option("--against", replay.against,
+                 "Another build's troupe: replays the log there too and shows the first decision "
+                 "that the two take differently");
 }
 
 Result<std::vector<int32_t>> parse_tp_list(const std::string& text, int32_t count) {
