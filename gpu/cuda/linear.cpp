@@ -48,8 +48,8 @@ struct Linear::Impl {
   void launch(const Kernel& kernel, const GemmShape& shape, const GemmCall& call,
               cudaStream_t stream);
   [[nodiscard]] Kernel choose(const GemmShape& shape) const;
-  /// What was tuned for the next larger number of tokens, or else the next smaller one: for
-  /// prefill, whose steps have any size.
+  /// What was tuned for the next larger number of tokens, up to twice, or else the next smaller
+  /// one: for prefill, whose steps have any size.
   [[nodiscard]] std::optional<Kernel> of_neighbour(const GemmShape& shape) const;
   [[nodiscard]] std::optional<StreamPlan> usual(const GemmShape& shape) const;
   [[nodiscard]] std::vector<Kernel> candidates(const GemmShape& shape) const;
@@ -80,7 +80,8 @@ std::optional<Kernel> Linear::Impl::of_neighbour(const GemmShape& shape) const {
   for (const auto& [tuned, kernel] : table) {
     GemmShape same = tuned;
     same.n_tokens = shape.n_tokens;
-    if (same != shape || tuned.n_tokens <= kMostTokensTried) continue;
+    if (same != shape || 2 * tuned.n_tokens < shape.n_tokens || tuned.n_tokens > 2 * shape.n_tokens)
+      continue;
     best = &kernel;  // in the order of n_tokens
     if (tuned.n_tokens >= shape.n_tokens) break;
   }

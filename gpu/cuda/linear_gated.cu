@@ -314,7 +314,7 @@ bool GatedLinear::suits(const Weight& w, int32_t n_tokens) const {
       int64_t{ceil_div(n_tokens, kCluster * kTileTokens)} * ceil_div(width, kTileWidth);
   const int64_t places = int64_t{ceil_div(tiles, n_clusters_)} * n_clusters_;
   const int64_t useful = n_tokens * width;
-  return useful * 10 >= places * kCluster * kTileTokens * kTileWidth * 9;
+  return useful * 20 >= places * kCluster * kTileTokens * kTileWidth * 17;
 }
 
 const CUtensorMap& GatedLinear::map_of(const void* data, int64_t rows, int64_t cols,

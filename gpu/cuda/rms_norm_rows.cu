@@ -2,15 +2,16 @@
 #include "gpu/cuda/launch.cuh"
 #include "gpu/cuda/rms_norm_rows.h"
 
-/// A row stays in the registers of one warp from its load to its store, packed as bf16: warps do
-/// not wait for each other, so that loads, sums and stores of different rows overlap.
+/// A row stays in the registers of a small block from its load to its store, packed as bf16, so
+/// that many rows are under way on a multiprocessor and loads, sums and stores of different ones
+/// overlap.
 namespace troupe::cuda {
 namespace {
 
 constexpr float kLargestE4m3 = 448.0F;
-constexpr int kThreads = 128;
-constexpr int kBlocks = 4;    // of a multiprocessor
-constexpr int kTogether = 4;  // vectors of a lane that are loaded before the first is used
+constexpr int kThreads = 64;
+constexpr int kBlocks = 14;  // of a multiprocessor
+constexpr int kSpan = kThreads * 8;
 
 struct NormJob {
   ActivationOut out;
@@ -18,15 +19,27 @@ struct NormJob {
   Product x;
   const __nv_bfloat16* bias;
   const __nv_bfloat16* weight;
-  int32_t n_tokens;
   float eps;
 };
 
-template <class Op>
-__device__ __forceinline__ float reduce_warp(float value, Op op) {
+/// The sum of `sum` and the largest `largest` of the block, in every thread.
+__device__ __forceinline__ void reduce_block(float& sum, float& largest) {
+  constexpr int kWarps = kThreads / 32;
+  __shared__ float2 of_warp[kWarps];
 #pragma unroll
-  for (int delta = 16; delta > 0; delta /= 2) value = op(value, __shfl_xor_sync(~0U, value, delta));
-  return value;
+  for (int delta = 16; delta > 0; delta /= 2) {
+    sum += __shfl_xor_sync(~0U, sum, delta);
+    largest = fmaxf(largest, __shfl_xor_sync(~0U, largest, delta));
+  }
+  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = {sum, largest};
+  __syncthreads();
+  sum = 0.0F;
+  largest = 0.0F;
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) {
+    sum += of_warp[i].x;
+    largest = fmaxf(largest, of_warp[i].y);
+  }
 }
 
 __device__ __forceinline__ Bf16x8 pack(const float (&v)[8]) {
@@ -36,48 +49,49 @@ __device__ __forceinline__ Bf16x8 pack(const float (&v)[8]) {
   return out;
 }
 
-/// kVectors * 256 columns; vector j of a lane is at (j * 32 + lane) * 8.
+/// Rows of kVectors * kSpan columns; vector j of a thread is at j * kSpan + threadIdx.x * 8.
 template <int kVectors>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     add_rms_norm_rows_kernel(const __grid_constant__ NormJob job) {
-  static_assert(kVectors % kTogether == 0 || kVectors % 2 == 0);
-  constexpr int kLoads = kVectors % kTogether == 0 ? kTogether : 2;
-  constexpr int64_t kHidden = int64_t{kVectors} * 256;
+  constexpr int kLoads = kVectors % 4 == 0 ? 4 : kVectors % 3 == 0 ? 3 : 1;  // at a time
+  constexpr int64_t kHidden = int64_t{kVectors} * kSpan;
   release_downstream();
   wait_for_upstream();
-  const int64_t row = int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32;
-  if (row >= job.n_tokens) return;
-  const auto lane_at = static_cast<int32_t>(threadIdx.x % 32) * 8;
+  const int64_t row = blockIdx.x;
+  const auto at = static_cast<int32_t>(threadIdx.x) * 8;
+  const bool adds = job.x.data != nullptr;
+  const bool quantises = job.out.codes != nullptr;
   const float token_scale = job.x.token_scale != nullptr ? job.x.token_scale[row] : 1.0F;
-  __nv_bfloat16* const sum = job.residual + row * kHidden + lane_at;
-  const __nv_bfloat16* const add = job.x.data + row * kHidden + lane_at;
+  __nv_bfloat16* const sum = job.residual + row * kHidden + at;
+  const __nv_bfloat16* const add = job.x.data + row * kHidden + at;
   Bf16x8 packed[kVectors];
   float squares = 0.0F;
+  float largest = 0.0F;  // of |residual * weight|: the row's factor comes later
 #pragma unroll
   for (int first = 0; first < kVectors; first += kLoads) {
     Bf16x8 more[kLoads] = {};
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
-      packed[first + j] = load_raw(sum + (first + j) * 256);
-      if (job.x.data != nullptr) more[j] = load_raw(add + (first + j) * 256);
+      packed[first + j] = load_raw(sum + (first + j) * kSpan);
+      if (adds) more[j] = load_raw(add + (first + j) * kSpan);
     }
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
-      const int32_t at = (first + j) * 256 + lane_at;
+      const int32_t column = (first + j) * kSpan + at;
       float v[8];
       to_floats(v, packed[first + j]);
-      if (job.x.data != nullptr) {
+      if (adds) {
         float a[8];
         to_floats(a, more[j]);
         if (job.x.channel_scale != nullptr) {
           float channel[8];
-          load8(channel, job.x.channel_scale + at);
+          load8(channel, job.x.channel_scale + column);
 #pragma unroll
           for (int i = 0; i < 8; ++i) a[i] *= token_scale * channel[i];
         }
         if (job.bias != nullptr) {
           float b[8];
-          load8(b, job.bias + at);
+          load8(b, job.bias + column);
 #pragma unroll
           for (int i = 0; i < 8; ++i) a[i] += b[i];
         }
@@ -85,50 +99,44 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         for (int i = 0; i < 8; ++i) v[i] += a[i];
         // The norm sees what the next layer will read back.
         packed[first + j] = pack(v);
-        *reinterpret_cast<Bf16x8*>(sum + (first + j) * 256) = packed[first + j];
+        *reinterpret_cast<Bf16x8*>(sum + (first + j) * kSpan) = packed[first + j];
         to_floats(v, packed[first + j]);
       }
 #pragma unroll
       for (int i = 0; i < 8; ++i) squares += v[i] * v[i];
+      if (quantises) {
+        float gain[8];
+        load8(gain, job.weight + column);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(v[i] * gain[i]));
+      }
     }
   }
-  squares = reduce_warp(squares, [](float a, float b) { return a + b; });
+  reduce_block(squares, largest);
   const float factor = rsqrtf(squares / static_cast<float>(kHidden) + job.eps);
-  const auto normed = [&](float(&v)[8], int j) {
+  const float scale = largest > 0.0F ? largest * factor / kLargestE4m3 : 1.0F;
+  if (quantises && threadIdx.x == 0) job.out.token_scale[row] = scale;
+#pragma unroll
+  for (int j = 0; j < kVectors; ++j) {
+    const int32_t column = j * kSpan + at;
+    float v[8];
     float gain[8];
-    load8(gain, job.weight + j * 256 + lane_at);
+    load8(gain, job.weight + column);
     to_floats(v, packed[j]);
 #pragma unroll
     for (int i = 0; i < 8; ++i) v[i] *= factor * gain[i];
-  };
-  float largest = 0.0F;
-#pragma unroll
-  for (int j = 0; j < kVectors; ++j) {
-    float v[8];
-    normed(v, j);
-    if (job.out.data != nullptr) store8(job.out.data + row * kHidden + j * 256 + lane_at, v);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(v[i]));
-  }
-  if (job.out.codes == nullptr) return;
-  largest = reduce_warp(largest, [](float a, float b) { return fmaxf(a, b); });
-  const float scale = largest > 0.0F ? largest / kLargestE4m3 : 1.0F;
-  if (threadIdx.x % 32 == 0) job.out.token_scale[row] = scale;
-#pragma unroll
-  for (int j = 0; j < kVectors; ++j) {
-    float v[8];
-    normed(v, j);
-    store8(job.out.codes + row * kHidden + j * 256 + lane_at, v, 1.0F / scale);
+    if (job.out.data != nullptr) store8(job.out.data + row * kHidden + column, v);
+    if (quantises) store8(job.out.codes + row * kHidden + column, v, 1.0F / scale);
   }
 }
 
 using Entry = void (*)(NormJob);
 Entry entry(int32_t hidden) {
   switch (hidden) {
-    case 2048: return &add_rms_norm_rows_kernel<8>;
-    case 3072: return &add_rms_norm_rows_kernel<12>;
-    case 3584: return &add_rms_norm_rows_kernel<14>;
-    case 4096: return &add_rms_norm_rows_kernel<16>;
+    case 2048: return &add_rms_norm_rows_kernel<4>;
+    case 3072: return &add_rms_norm_rows_kernel<6>;
+    case 3584: return &add_rms_norm_rows_kernel<7>;
+    case 4096: return &add_rms_norm_rows_kernel<8>;
     default: return nullptr;
   }
 }
@@ -136,17 +144,16 @@ Entry entry(int32_t hidden) {
 }  // namespace
 
 bool rms_norm_rows_suits(int32_t n_tokens, int32_t hidden) {
-  constexpr int32_t kFewest = 1024;  // fewer leave multiprocessors without enough warps
+  constexpr int32_t kFewest = 1024;  // fewer leave multiprocessors without enough rows
   return n_tokens >= kFewest && entry(hidden) != nullptr;
 }
 
 void add_rms_norm_rows(const ActivationOut& out, __nv_bfloat16* residual, const Product& x,
                        const __nv_bfloat16* bias, const __nv_bfloat16* weight, int32_t n_tokens,
                        int32_t hidden, float eps, cudaStream_t stream) {
-  constexpr int32_t kRows = kThreads / 32;
   TROUPE_CHECK(entry(hidden) != nullptr) << hidden;
-  launch(entry(hidden), dim3(static_cast<unsigned>((n_tokens + kRows - 1) / kRows)), dim3(kThreads),
-         0, stream, NormJob{out, residual, x, bias, weight, n_tokens, eps});
+  launch(entry(hidden), dim3(static_cast<unsigned>(n_tokens)), dim3(kThreads), 0, stream,
+         NormJob{out, residual, x, bias, weight, eps});
 }
 
 }  // namespace troupe::cuda
