@@ -9,9 +9,9 @@ namespace troupe::cuda {
 namespace {
 
 constexpr float kLargestE4m3 = 448.0F;
-constexpr int kThreads = 64;
-constexpr int kBlocks = 14;  // of a multiprocessor
-constexpr int kSpan = kThreads * 8;
+constexpr int kRows = 4;    // of a block, a warp each
+constexpr int kBlocks = 4;  // of a multiprocessor
+constexpr int kSpan = 32 * 8;
 
 struct NormJob {
   ActivationOut out;
@@ -19,28 +19,9 @@ struct NormJob {
   Product x;
   const __nv_bfloat16* bias;
   const __nv_bfloat16* weight;
+  int32_t n_tokens;
   float eps;
 };
-
-/// The sum of `sum` and the largest `largest` of the block, in every thread.
-__device__ __forceinline__ void reduce_block(float& sum, float& largest) {
-  constexpr int kWarps = kThreads / 32;
-  __shared__ float2 of_warp[kWarps];
-#pragma unroll
-  for (int delta = 16; delta > 0; delta /= 2) {
-    sum += __shfl_xor_sync(~0U, sum, delta);
-    largest = fmaxf(largest, __shfl_xor_sync(~0U, largest, delta));
-  }
-  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = {sum, largest};
-  __syncthreads();
-  sum = 0.0F;
-  largest = 0.0F;
-#pragma unroll
-  for (int i = 0; i < kWarps; ++i) {
-    sum += of_warp[i].x;
-    largest = fmaxf(largest, of_warp[i].y);
-  }
-}
 
 __device__ __forceinline__ Bf16x8 pack(const float (&v)[8]) {
   Bf16x8 out;
@@ -49,16 +30,18 @@ __device__ __forceinline__ Bf16x8 pack(const float (&v)[8]) {
   return out;
 }
 
-/// Rows of kVectors * kSpan columns; vector j of a thread is at j * kSpan + threadIdx.x * 8.
+/// Rows of kVectors * kSpan columns; vector j of a lane is at j * kSpan + lane * 8.
 template <int kVectors>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kRows * 32, kBlocks)
     add_rms_norm_rows_kernel(const __grid_constant__ NormJob job) {
-  constexpr int kLoads = kVectors % 4 == 0 ? 4 : kVectors % 3 == 0 ? 3 : 1;  // at a time
+  constexpr int kLoads = kVectors % 4 == 0 ? 4 : 2;  // at a time
   constexpr int64_t kHidden = int64_t{kVectors} * kSpan;
   release_downstream();
   wait_for_upstream();
-  const int64_t row = blockIdx.x;
-  const auto at = static_cast<int32_t>(threadIdx.x) * 8;
+  const int64_t row = int64_t{blockIdx.x} * kRows + threadIdx.x / 32;
+  if (row >= job.n_tokens) return;
+  const auto lane = static_cast<int32_t>(threadIdx.x % 32);
+  const int32_t at = lane * 8;
   const bool adds = job.x.data != nullptr;
   const bool quantises = job.out.codes != nullptr;
   const float token_scale = job.x.token_scale != nullptr ? job.x.token_scale[row] : 1.0F;
@@ -112,10 +95,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       }
     }
   }
-  reduce_block(squares, largest);
+#pragma unroll
+  for (int delta = 16; delta > 0; delta /= 2) {
+    squares += __shfl_xor_sync(~0U, squares, delta);
+    largest = fmaxf(largest, __shfl_xor_sync(~0U, largest, delta));
+  }
   const float factor = rsqrtf(squares / static_cast<float>(kHidden) + job.eps);
   const float scale = largest > 0.0F ? largest * factor / kLargestE4m3 : 1.0F;
-  if (quantises && threadIdx.x == 0) job.out.token_scale[row] = scale;
+  if (quantises && lane == 0) job.out.token_scale[row] = scale;
 #pragma unroll
   for (int j = 0; j < kVectors; ++j) {
     const int32_t column = j * kSpan + at;
@@ -133,10 +120,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 using Entry = void (*)(NormJob);
 Entry entry(int32_t hidden) {
   switch (hidden) {
-    case 2048: return &add_rms_norm_rows_kernel<4>;
-    case 3072: return &add_rms_norm_rows_kernel<6>;
-    case 3584: return &add_rms_norm_rows_kernel<7>;
-    case 4096: return &add_rms_norm_rows_kernel<8>;
+    case 2048: return &add_rms_norm_rows_kernel<8>;
+    case 3072: return &add_rms_norm_rows_kernel<12>;
+    case 3584: return &add_rms_norm_rows_kernel<14>;
+    case 4096: return &add_rms_norm_rows_kernel<16>;
     default: return nullptr;
   }
 }
@@ -144,7 +131,7 @@ Entry entry(int32_t hidden) {
 }  // namespace
 
 bool rms_norm_rows_suits(int32_t n_tokens, int32_t hidden) {
-  constexpr int32_t kFewest = 1024;  // fewer leave multiprocessors without enough rows
+  constexpr int32_t kFewest = 1024;  // fewer leave multiprocessors without enough warps
   return n_tokens >= kFewest && entry(hidden) != nullptr;
 }
 
@@ -152,8 +139,8 @@ void add_rms_norm_rows(const ActivationOut& out, __nv_bfloat16* residual, const 
                        const __nv_bfloat16* bias, const __nv_bfloat16* weight, int32_t n_tokens,
                        int32_t hidden, float eps, cudaStream_t stream) {
   TROUPE_CHECK(entry(hidden) != nullptr) << hidden;
-  launch(entry(hidden), dim3(static_cast<unsigned>(n_tokens)), dim3(kThreads), 0, stream,
-         NormJob{out, residual, x, bias, weight, eps});
+  launch(entry(hidden), dim3(static_cast<unsigned>((n_tokens + kRows - 1) / kRows)),
+         dim3(kRows * 32), 0, stream, NormJob{out, residual, x, bias, weight, n_tokens, eps});
 }
 
 }  // namespace troupe::cuda
