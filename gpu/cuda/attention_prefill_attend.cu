@@ -11,7 +11,6 @@ namespace {
 constexpr int kStages = 2;
 constexpr int kConsumers = 2;
 constexpr int kWgRows = kRows / kConsumers;
-constexpr int kTurn = 4;  // the first of the named barriers by which consumers take turns
 
 template <int kHeadDim>
 struct Layout {
@@ -249,10 +248,6 @@ struct Consumer {
       wgmma_rs(o, weights[i], wgmma_operand(v + i * (16 * 128), kTile * 128));
     wgmma_commit();
   }
-  /// The warpgroups take turns at issuing their products, so that one computes its softmax while
-  /// the tensor cores work for the other. Both do so equally often.
-  __device__ void wait_turn() const { named_sync(kTurn + wg, 2 * 128); }
-  __device__ void pass_turn() const { named_arrive(kTurn + 1 - wg, 2 * 128); }
   __device__ void release(uint32_t barrier) const {
     if (thread % 32 == 0) barrier_arrive(barrier);
   }
@@ -336,11 +331,9 @@ struct Consumer {
     pack_weights();
     for (int t = item.tile_end - 2; t >= begin; --t) {
       barrier_wait(barriers.full_k(k_stage.index), k_stage.parity);
-      wait_turn();
       multiply_scores();
       barrier_wait(barriers.full_v(v_stage.index), v_stage.parity);
       multiply_values();
-      pass_turn();
       wgmma_wait<1>(s);
       release(barriers.empty_k(k_stage.index));
       k_stage.next();
@@ -419,7 +412,6 @@ struct Consumer {
       fetch_query(chunk, item);
       return true;
     };
-    if (wg == 1) pass_turn();  // warpgroup 0 begins
     bool more = fetch(0);
     for (int turn = 1; more; ++turn) {
       const Item this_item = item;
