@@ -213,7 +213,8 @@ Result<std::unique_ptr<CudaExecutor>> load_share(const Checkpoint& checkpoint,
   need.workspace = Llama::activation_bytes(config, shard, limits, n_ranks) +
                    StepState::device_bytes(
                        CudaExecutor::state_limits(config, shard, options, variant, n_ranks)) +
-                   Sampler::device_bytes(options.max_rows) + Llama::kLinearWorkspace;
+                   Sampler::device_bytes(options.max_rows) + Llama::kLinearWorkspace +
+                   PrefillAttention::device_bytes(shape, limits.max_tokens, limits.max_context);
   need.kv_per_slot = KvPool::bytes_per_slot(config.n_layers, shape,
                                             options.fp8_kv ? KvFormat::kFp8 : KvFormat::kBf16);
   const int32_t least_slots = options.n_slots > 0 ? options.n_slots : limits.max_tokens;
