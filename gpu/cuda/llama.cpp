@@ -116,8 +116,12 @@ void Llama::forward(const StepInput& input, const KvPool& kv, cudaStream_t strea
   const int32_t hidden = config_.hidden;
   if (input.decode.n_rows > 0) decode_.plan(input.decode, stream, config_.sliding_window);
   if (!input.chunks.empty()) prefill_.plan(input.chunks, input.decode.slots, stream);
-  embedding(residual_.data(), weights_->embedding(), input.tokens, 0, config_.vocab, input.n_tokens,
-            hidden, stream);
+  embedding(residual_.data(), weights_->embedding(), input.tokens,
+            static_cast<int32_t>(shard_.vocab.begin), static_cast<int32_t>(shard_.vocab.size()),
+            input.n_tokens, hidden, stream);
+  // One rank has a token's row, the others add zeros.
+  if (communicator_.size() > 1)
+    communicator_.device_all_reduce_sum(residual_.data(), int64_t{input.n_tokens} * hidden, stream);
   add_rms_norm(hidden_in_, residual_.data(), {}, nullptr, weights_->layer(0).input_norm,
                input.n_tokens, hidden, config_.rms_eps, stream);
   const __nv_bfloat16* attended = attended_.data();
