@@ -27,7 +27,6 @@ constexpr int kBox = kTileTokens * kBoxBytes;
 constexpr int kStageBytes = 3 * kBox;                              // tokens, gate rows, up rows
 constexpr int kOutBytes = kTileTokens / kGroups * kTileWidth * 2;  // of one warp group
 constexpr int kSharedBytes = kStages * kStageBytes + kGroups * kOutBytes + 1024;  // + alignment
-constexpr int kPairsTogether = 8;  // 2,048 tokens: their activations stay in the L2 cache
 
 struct GatedArgs {
   const float* token_scale;    // [n_tokens] or null
@@ -38,6 +37,10 @@ struct GatedArgs {
   int32_t n_pairs;    // of token tiles
   int32_t n_columns;  // tiles of the width
 };
+
+#ifdef TROUPE_HAS_WGMMA
+
+constexpr int kPairsTogether = 8;  // 2,048 tokens: their activations stay in the L2 cache
 
 /// Tiles in the order of work: all columns for some pairs of token tiles, then for the next ones.
 struct Tile {
@@ -50,8 +53,6 @@ __device__ __forceinline__ Tile tile_of(const GatedArgs& args, int32_t turn) {
   const int32_t n = min(kPairsTogether, args.n_pairs - first);
   return {first + turn % together % n, turn % together / n};
 }
-
-#ifdef TROUPE_HAS_WGMMA
 
 /// The box at (column, row) into both blocks of the cluster, at the same place in each.
 __device__ __forceinline__ void copy_to_both(void* to, const CUtensorMap* map, int32_t column,
@@ -127,7 +128,7 @@ __device__ __forceinline__ void scale_tile(float (&d)[128], const GatedArgs& arg
 #endif  // TROUPE_HAS_WGMMA
 
 template <WeightFormat kFormat>
-__global__ void __cluster_dims__(kCluster) __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, 1)
     gated(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap gate_rows,
           const __grid_constant__ CUtensorMap up_rows, const __grid_constant__ CUtensorMap out,
           const __grid_constant__ GatedArgs args) {
@@ -264,6 +265,29 @@ Entry entry(WeightFormat format) {
   return format == WeightFormat::kFp8 ? &gated<WeightFormat::kFp8> : &gated<WeightFormat::kBf16>;
 }
 
+/// Clusters of two blocks, as a dependent launch; not movable, since one member points to another.
+struct Launch {
+  Launch(int32_t clusters, cudaStream_t stream) {
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = kCluster;
+    attributes[1].val.clusterDim.y = 1;
+    attributes[1].val.clusterDim.z = 1;
+    config.gridDim = dim3(static_cast<unsigned>(clusters * kCluster));
+    config.blockDim = dim3(kThreads);
+    config.dynamicSmemBytes = kSharedBytes;
+    config.stream = stream;
+    config.attrs = attributes;
+    config.numAttrs = 2;
+  }
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchConfig_t config = {};
+};
+
 int32_t ceil_div(int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); }
 
 /// Build machines have no driver to link with.
@@ -287,19 +311,9 @@ GatedLinear::GatedLinear() {
     TROUPE_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(entry(format)),
                                      cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   }
-  cudaLaunchConfig_t config = {};
-  cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = kCluster;
-  cluster.val.clusterDim.y = 1;
-  cluster.val.clusterDim.z = 1;
-  config.gridDim = dim3(kCluster);
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kSharedBytes;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
+  const Launch any(1, nullptr);
   TROUPE_CUDA(cudaOccupancyMaxActiveClusters(
-      &n_clusters_, reinterpret_cast<const void*>(entry(WeightFormat::kBf16)), &config));
+      &n_clusters_, reinterpret_cast<const void*>(entry(WeightFormat::kBf16)), &any.config));
   encode_ = reinterpret_cast<Encode>(find_encode());
 }
 
@@ -355,11 +369,12 @@ void GatedLinear::run(__nv_bfloat16* out, const Weight& w, const Activation& x, 
   args.n_pairs = ceil_div(n_tokens, kCluster * kTileTokens);
   args.n_columns = ceil_div(width, kTileWidth);
   const int32_t clusters = std::min(args.n_pairs * args.n_columns, n_clusters_);
-  launch(entry(w.format), dim3(static_cast<unsigned>(clusters * kCluster)), dim3(kThreads),
-         kSharedBytes, stream, map_of(x.data, n_tokens, w.cols, kTileTokens, bytes),
-         map_of(w.data, width, w.cols, kTileWidth, bytes),
-         map_of(up, width, w.cols, kTileWidth, bytes),
-         map_of(out, n_tokens, width, kTileTokens / kGroups, 2), args);
+  const Launch launch(clusters, stream);
+  TROUPE_CUDA(cudaLaunchKernelEx(&launch.config, entry(w.format),
+                                 map_of(x.data, n_tokens, w.cols, kTileTokens, bytes),
+                                 map_of(w.data, width, w.cols, kTileWidth, bytes),
+                                 map_of(up, width, w.cols, kTileWidth, bytes),
+                                 map_of(out, n_tokens, width, kTileTokens / kGroups, 2), args));
 }
 
 }  // namespace troupe::cuda
