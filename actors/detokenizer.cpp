@@ -53,11 +53,12 @@ bool Detokenizer::apply(RequestUpdate&& update) {
       stream.usage.prompt_tokens = update.prompt_tokens;
       event.kind = EngineEvent::Kind::kPrompt;
       event.usage = stream.usage;
+      event.more = update.more;
       stream.sink(std::move(event));
       return false;
     case RequestUpdate::Kind::kTokens:
       stream.usage.cached_tokens = update.cached_tokens;
-      if (!push_tokens(stream, update.tokens)) return false;
+      if (!push_tokens(stream, update.tokens, update.more)) return false;
       streams_.erase(it);
       return true;
     case RequestUpdate::Kind::kFinished:
@@ -85,7 +86,7 @@ bool Detokenizer::apply(RequestUpdate&& update) {
 }
 
 // One event for all tokens of the update; true when a stop string ended the stream.
-bool Detokenizer::push_tokens(Stream& stream, const StepTokens& tokens) {
+bool Detokenizer::push_tokens(Stream& stream, const StepTokens& tokens, bool more) {
   EngineEvent event;
   event.kind = EngineEvent::Kind::kTokens;
   bool stopped = false;
@@ -106,6 +107,7 @@ bool Detokenizer::push_tokens(Stream& stream, const StepTokens& tokens) {
     }
   }
   event.usage = stream.usage;
+  event.more = more || stopped;
   if (!stopped) {
     stream.sink(std::move(event));
     return false;

@@ -28,7 +28,7 @@ class Detokenizer {
 
  private:
   struct Stream;
-  bool push_tokens(Stream& stream, const StepTokens& tokens);
+  bool push_tokens(Stream& stream, const StepTokens& tokens, bool more);
   LogprobEntry entry(int32_t token, float logprob) const;
 
   std::shared_ptr<const Tokenizer> tokenizer_;  // shared with the tokenizer actors

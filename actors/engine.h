@@ -72,6 +72,7 @@ struct EngineEvent {
   std::string stop_text;                      // kFinished: the stop string that matched, if one did
   Error error;                                // kFinished with kError
   Usage usage;                                // all kinds, so far
+  bool more = false;                          // the next event of this request follows at once
 };
 
 /// Called on engine threads, one call at a time for one request; must not block. Text delivered

@@ -33,6 +33,7 @@ RouterLimits router_limits(const Checkpoint& checkpoint, const GatewayOptions& o
   limits.max_queue = options.max_queue;
   limits.max_queue_tokens = options.max_queue_tokens;
   limits.max_step_tokens = options.max_step_tokens;
+  limits.plan_ahead = options.plan_ahead.count() * 1000;
   limits.queue_timeout = options.queue_timeout.count() * 1000;
   return limits;
 }

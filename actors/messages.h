@@ -111,8 +111,8 @@ namespace troupe {
 
 /// One rank: runs plans in order.
 using RankHandle =
-    caf::typed_actor<caf::reacts_to<StepPlan>, caf::reacts_to<refused_atom, std::string>,
-                     caf::reacts_to<dismiss_atom>>;
+    caf::typed_actor<caf::reacts_to<std::vector<StepPlan>>,
+                     caf::reacts_to<refused_atom, std::string>, caf::reacts_to<dismiss_atom>>;
 
 }  // namespace troupe
 
@@ -134,6 +134,7 @@ CAF_BEGIN_TYPE_ID_BLOCK(troupe, first_custom_type_id)
   CAF_ADD_TYPE_ID(troupe, (std::vector<troupe::RowWork>) )
   CAF_ADD_TYPE_ID(troupe, (std::vector<troupe::TokenLogprob>) )
   CAF_ADD_TYPE_ID(troupe, (std::vector<troupe::SampledToken>) )
+  CAF_ADD_TYPE_ID(troupe, (std::vector<troupe::StepPlan>) )
   CAF_ADD_TYPE_ID(troupe, (std::vector<troupe::StepResult>) )
   CAF_ADD_TYPE_ID(troupe, (std::vector<int32_t>) )
   CAF_ADD_TYPE_ID(troupe, (troupe::RankHandle))

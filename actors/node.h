@@ -34,6 +34,7 @@ struct GatewayOptions {
   int32_t max_queue_tokens = 1 << 20;              // their prompt tokens
   int32_t max_rows = 64;                           // running requests per replica
   int32_t max_step_tokens = 512;                   // budget of one step
+  std::chrono::milliseconds plan_ahead{25};        // decodes that are planned at once; 0 = off
   std::chrono::milliseconds queue_timeout{60000};  // a waiting request fails with kUnavailable
   std::string record;                              // file for the router's log, empty = none
   int64_t record_limit = int64_t{1} << 30;         // bytes

@@ -19,7 +19,7 @@ RankHandle::behavior_type RankState::make_behavior() {
   self_->monitor(router_);
   self_->send(router_, enlist_atom_v, join_, RankHandle(self_));
   return {
-      [this](StepPlan& plan) { worker_->push(std::move(plan)); },
+      [this](std::vector<StepPlan>& plans) { worker_->push(std::move(plans)); },
       [this](refused_atom, const std::string& why) {
         finish(fail(ErrorCode::kInvalidArgument, "the gateway refused this rank: " + why));
       },

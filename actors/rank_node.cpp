@@ -4,6 +4,7 @@
 #include "actors/model_shape.h"
 #include "actors/node.h"
 #include "actors/rank_actor.h"
+#include "actors/report_batch.h"
 #include "actors/system_config.h"
 #include "gpu/communicator.h"
 #include "gpu/executor.h"
@@ -24,7 +25,6 @@ namespace troupe {
 namespace {
 
 constexpr std::chrono::seconds kConnectTimeout{8};
-constexpr size_t kReportsTogether = 8;  // far below what the router lets one rank lag
 
 struct Node {
   explicit Node(const TlsFiles& tls) : config(&tls), system(config) {
@@ -90,14 +90,10 @@ RankJoin make_join(const Checkpoint& checkpoint, const RankOptions& options,
 std::shared_ptr<RankWorker> make_rank_worker(const RouterPort& router, uint64_t job, int32_t rank,
                                              std::function<void(const std::string&)> failed) {
   RankWorker::Callbacks callbacks;
-  // The tokens wait for rank 0. The others' digests need not be compared at once: one message for
-  // several steps, unless the rank has nothing more to do, saves the cores that compute.
-  callbacks.done = [router, job, rank, reports = std::vector<StepResult>()](StepResult&& result,
-                                                                            bool more) mutable {
-    if (rank != 0) result.sampled.clear();  // the digest says that they are the same
-    reports.push_back(std::move(result));
-    if (rank != 0 && more && reports.size() < kReportsTogether) return;
-    caf::anon_send(router, job, rank, std::exchange(reports, {}));
+  callbacks.done = [router, job, rank, batch = ReportBatch(rank)](StepResult&& result,
+                                                                  size_t ahead) mutable {
+    auto report = batch.add(std::move(result), ahead);
+    if (!report.empty()) caf::anon_send(router, job, rank, std::move(report));
   };
   callbacks.failed = [router, job, failed = std::move(failed)](const std::string& what) {
     caf::anon_send(router, failed_atom_v, job, what);

@@ -32,11 +32,11 @@ Status RankWorker::start(const Make& make) {
   return outcome.get();
 }
 
-void RankWorker::push(StepPlan&& plan) {
+void RankWorker::push(std::vector<StepPlan>&& plans) {
   {
     const std::lock_guard lock(mutex_);
-    plans_.push_back(std::move(plan));
-    waiting_ = true;
+    for (StepPlan& plan : plans) plans_.push_back(std::move(plan));
+    queued_ = plans_.size();
   }
   wake_.notify_one();
 }
@@ -57,7 +57,7 @@ std::optional<StepPlan> RankWorker::take(bool wait) {
   if (stopping_ || plans_.empty()) return std::nullopt;
   StepPlan plan = std::move(plans_.front());
   plans_.pop_front();
-  waiting_ = !plans_.empty();
+  queued_ = plans_.size();
   return plan;
 }
 
@@ -67,8 +67,8 @@ void RankWorker::loop(Executor& executor) {
     if (enqueued > 0 && executor.ready()) {
       StepResult result = executor.collect();
       --enqueued;
-      callbacks_.done(std::move(result), enqueued > 0 || waiting_);
-    } else if (enqueued == 0 || (enqueued < Executor::kMaxEnqueued && waiting_)) {
+      callbacks_.done(std::move(result), static_cast<size_t>(enqueued) + queued_);
+    } else if (enqueued == 0 || (enqueued < Executor::kMaxEnqueued && queued_ > 0)) {
       if (const auto plan = take(enqueued == 0)) {
         executor.enqueue(*plan);
         ++enqueued;

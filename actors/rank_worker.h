@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -14,6 +15,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace troupe {
 
@@ -24,8 +26,9 @@ class RankWorker {
  public:
   using Make = std::function<Result<std::unique_ptr<Executor>>()>;
   struct Callbacks {
-    std::function<void(StepResult&&, bool more)> done;  // more: another step follows by itself
-    std::function<void(const std::string&)> failed;     // a step threw; nothing runs after it
+    /// A step has ended; `ahead` plans are left to run.
+    std::function<void(StepResult&&, size_t ahead)> done;
+    std::function<void(const std::string&)> failed;  // a step threw; nothing runs after it
   };
   explicit RankWorker(Callbacks callbacks) : callbacks_(std::move(callbacks)) {}
   ~RankWorker() { stop(); }
@@ -36,8 +39,8 @@ class RankWorker {
   Status start(const Make& make);
   /// Size of the executor's KV pool. After start().
   [[nodiscard]] int32_t n_slots() const { return n_slots_; }
-  /// Queues a plan. Any thread.
-  void push(StepPlan&& plan);
+  /// Queues plans. Any thread.
+  void push(std::vector<StepPlan>&& plans);
   /// Lets the running plans end, drops the queued ones, joins. Not from the callbacks.
   void stop();
 
@@ -50,7 +53,7 @@ class RankWorker {
   std::mutex mutex_;  // guards wake_, plans_
   std::condition_variable wake_;
   std::deque<StepPlan> plans_;
-  std::atomic<bool> waiting_{false};   // plans_ is not empty
+  std::atomic<size_t> queued_{0};      // of plans_
   std::atomic<bool> stopping_{false};  // written under mutex_
   std::thread thread_;
 };

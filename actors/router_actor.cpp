@@ -120,9 +120,14 @@ void RouterState::drop(uint64_t job) {
 void RouterState::flush() {
   const Micros now = steady_micros();
   Decision decision = router_.plan(now);
-  for (const auto& [job, plan] : decision.plans) {
-    if (watched_) steps_.planned(job, plan);
-    for (const RankHandle& rank : roster_.ranks(job)) self_->send(rank, plan);
+  for (auto next = decision.plans.begin(); next != decision.plans.end();) {
+    const uint64_t job = next->first;
+    std::vector<StepPlan> batch;
+    for (; next != decision.plans.end() && next->first == job; ++next) {
+      if (watched_) steps_.planned(job, next->second);
+      batch.push_back(std::move(next->second));
+    }
+    for (const RankHandle& rank : roster_.ranks(job)) self_->send(rank, batch);
   }
   for (RequestUpdate& update : decision.updates) {
     outbox_[update.id % outbox_.size()].push_back(std::move(update));

@@ -56,7 +56,7 @@ class Executor {
   [[nodiscard]] virtual bool ready() const = 0;
   /// Waits for the oldest enqueued step. Throws DeviceError.
   virtual StepResult collect() = 0;
-  static constexpr int32_t kMaxEnqueued = 2;
+  static constexpr int32_t kMaxEnqueued = kStepsInFlight;
 
   StepResult run(const StepPlan& plan) {
     enqueue(plan);

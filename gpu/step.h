@@ -7,6 +7,10 @@
 /// running sequence on a replica with persistent state there; a plan carries only what changed.
 namespace troupe {
 
+/// Steps that keep a rank busy: the one that it runs and the next. The router plans no less ahead,
+/// an executor takes no more at once.
+inline constexpr int32_t kStepsInFlight = 2;
+
 struct LogitBias {
   int32_t token = 0;
   float bias = 0.0F;

@@ -23,7 +23,7 @@ void EventQueue::push(int32_t choice, EngineEvent&& event) {
   if (closed_) return;
   const bool last = event.kind == EngineEvent::Kind::kFinished;
   const size_t bytes = cost(event);
-  bool wake = items_.empty();
+  bool wake = !woken_ && !event.more;
   if (!last && bytes_ + bytes > max_bytes_) {
     wake = !overflowed_;
     overflowed_ = true;
@@ -31,13 +31,16 @@ void EventQueue::push(int32_t choice, EngineEvent&& event) {
     bytes_ += bytes;
     items_.push_back({choice, std::move(event)});
   }
-  if (wake && wake_) wake_(overflowed_);
+  if (!wake) return;
+  woken_ = true;
+  if (wake_) wake_(overflowed_);
 }
 
 void EventQueue::take(std::vector<Item>& out) {
   out.clear();
   const std::lock_guard lock(mutex_);
   out.swap(items_);
+  woken_ = false;
   bytes_ = 0;
 }
 

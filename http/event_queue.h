@@ -20,8 +20,9 @@ class EventQueue {
     EngineEvent event;
   };
 
-  /// `wake` is called, on the pushing thread, when the session has something new to look at: the
-  /// queue was empty, or has just overflowed. It must not block.
+  /// `wake` is called, on the pushing thread, when the session has something new to look at:
+  /// events with none that follow at once, the first since take(), or the queue has overflowed. It
+  /// must not block.
   EventQueue(size_t max_bytes, std::function<void(bool overflowed)> wake);
 
   /// Any thread. kFinished is never dropped. After close() everything is.
@@ -37,6 +38,7 @@ class EventQueue {
   std::function<void(bool)> wake_;
   std::vector<Item> items_;
   size_t bytes_ = 0;
+  bool woken_ = false;  // since the last take()
   bool overflowed_ = false;
   bool closed_ = false;
 };

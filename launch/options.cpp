@@ -110,6 +110,11 @@ void add_serve(CLI::App& app, ServeCommand& serve) {
   app.add_option("--queue-timeout", serve.queue_timeout, "Seconds a request may wait")
       ->check(CLI::Range(1, 86400))
       ->capture_default_str();
+  app.add_option("--plan-ahead-ms", serve.plan_ahead,
+                 "Time of decoding that is planned at once while nothing else is to be done: less "
+                 "work for the processors, tokens arrive in bursts of that length; 0 = off")
+      ->check(CLI::Range(0, 1000))
+      ->capture_default_str();
   app.add_option("--served-model-name", serve.served_name, "Name in the API; default: the model's");
   app.add_option("--api-key-file", serve.api_key_file, "File with one accepted API key a line")
       ->check(CLI::ExistingFile);

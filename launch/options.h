@@ -63,6 +63,7 @@ struct ServeCommand {
   std::string join_file;       // empty = in the run directory
   int32_t drain_timeout = 30;  // seconds
   int32_t queue_timeout = 60;  // seconds
+  int32_t plan_ahead = 25;     // milliseconds; 0 = off
   int32_t http_threads = 1;    // of the gateway
   int32_t max_connections = 1024;
   std::string record;           // file for the router's log, empty = none

@@ -50,6 +50,7 @@ Result<Service> Service::start(const Checkpoint& checkpoint, const ServeCommand&
   gateway.max_rows = command.shape.max_rows;
   gateway.max_step_tokens = command.shape.max_step_tokens;
   gateway.queue_timeout = std::chrono::seconds(command.queue_timeout);
+  gateway.plan_ahead = std::chrono::milliseconds(command.plan_ahead);
   gateway.record = command.record;
   gateway.record_limit = int64_t{command.record_limit} << 20;
   gateway.on_record_end = [&logger](const std::string& why) { logger.warn("{}", why); };

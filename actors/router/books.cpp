@@ -43,7 +43,7 @@ void Router::check_invariants() const {
     for (const Request* r : replica->running) {
       TROUPE_CHECK(requests_.contains(r->id) && r->replica == replica.get()) << r->id;
       TROUPE_CHECK(r->plans_in_flight >= 0 && r->samples_in_flight >= 0) << r->id;
-      TROUPE_CHECK(r->plans_in_flight <= limits_.plans_in_flight) << r->id;
+      TROUPE_CHECK(r->plans_in_flight < limits_.plans_in_flight + kMaxAhead) << r->id;
       TROUPE_CHECK(r->leaving == Request::Leaving::kNo || r->plans_in_flight > 0)
           << "request " << r->id << " should have left";
       TROUPE_CHECK(!rows[static_cast<size_t>(r->row)]) << "row " << r->row << " used twice";

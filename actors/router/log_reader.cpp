@@ -102,13 +102,14 @@ Result<LogReader> LogReader::open(std::string_view bytes, std::string source) {
 }
 
 void LogReader::header() {
-  auto& [context, queue, queue_tokens, step_tokens, in_flight, timeout, overtakes, cache, slowdown,
-         chunk, weights] = limits_;
+  auto& [context, queue, queue_tokens, step_tokens, in_flight, ahead, timeout, overtakes, cache,
+         slowdown, chunk, weights] = limits_;
   context = integer(1, kMax);
   queue = integer(0, kMax);
   queue_tokens = integer();
   step_tokens = integer(1, kMax);
   in_flight = integer(1, 64);
+  ahead = integer(0, kMax);
   timeout = integer();
   overtakes = integer(0, kMax);
   cache = integer(0, 1) != 0;

@@ -58,7 +58,7 @@ struct Replica {
   std::vector<int32_t> free_rows;
   std::vector<int32_t> rows_to_close;  // told to the ranks with the next plan
   std::vector<Request*> running;       // by age, oldest first; the leaving ones too
-  std::deque<Flight> in_flight;        // oldest first, at most two
+  std::deque<Flight> in_flight;        // oldest first
   std::map<uint64_t, Digest> digests;  // by step, of steps that not all ranks reported
   std::vector<uint64_t> reported;      // by rank: its last step
   uint64_t next_step = 1;

@@ -59,6 +59,7 @@ struct Request {
   int32_t overtaken = 0;      // times that another started before it while it was the head
   bool started = false;       // has been on a replica, so its place in the queue is in front
   bool poisoned = false;      // its KV may hold values that are not numbers
+  size_t update = 0;          // place of its newest update among those not yet handed over
   bool ended = false;         // its end has been announced; only slots are still to be settled
 
   // While on a replica:
@@ -106,6 +107,7 @@ struct RequestUpdate {
   enum class Kind : uint8_t { kAccepted, kTokens, kFinished };
   RequestId id = 0;
   Kind kind = Kind::kTokens;
+  bool more = false;                          // another one of this request follows in the list
   StepTokens tokens;                          // kTokens
   FinishReason reason = FinishReason::kStop;  // kFinished
   Error error;                                // kFinished, kError

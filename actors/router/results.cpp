@@ -115,12 +115,18 @@ void Router::take_token(Request& r, const SampledToken& sampled, Micros now) {
     r.next_edge = OutputEstimator::edge(bin + 1);
   }
   RequestUpdate update;
-  update.id = r.id;
   update.kind = RequestUpdate::Kind::kTokens;
   update.cached_tokens = r.cached_tokens;
   update.tokens.push_back(sampled);
-  updates_.push_back(std::move(update));
+  announce(r, std::move(update));
   if (r.produced() >= r.max_tokens) end(r, FinishReason::kLength, {}, now);
+}
+
+void Router::announce(Request& r, RequestUpdate&& update) {
+  if (r.update < updates_.size() && updates_[r.update].id == r.id) updates_[r.update].more = true;
+  r.update = updates_.size();
+  update.id = r.id;
+  updates_.push_back(std::move(update));
 }
 
 void Router::announce_end(Request& r, FinishReason reason, Error error, Micros now) {
@@ -137,11 +143,10 @@ void Router::announce_end(Request& r, FinishReason reason, Error error, Micros n
   observe(stats_.e2e_s, seconds(r.submitted, now));
   observe(stats_.output_len, static_cast<double>(r.produced()));
   RequestUpdate update;
-  update.id = r.id;
   update.kind = RequestUpdate::Kind::kFinished;
   update.reason = reason;
   update.error = std::move(error);
-  updates_.push_back(std::move(update));
+  announce(r, std::move(update));
 }
 
 // Announces the end; the request itself goes when no plan in flight names it.

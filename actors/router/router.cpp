@@ -98,10 +98,9 @@ void Router::submit(TokenizedRequest&& in, Micros now) {
   stats_.prompt_tokens += static_cast<uint64_t>(n_prompt);
   observe(stats_.prompt_len, static_cast<double>(n_prompt));
   RequestUpdate accepted;
-  accepted.id = r.id;
   accepted.kind = RequestUpdate::Kind::kAccepted;
   accepted.prompt_tokens = r.n_prompt;
-  updates_.push_back(std::move(accepted));
+  announce(r, std::move(accepted));
   wait(r, now);
 }
 

@@ -19,13 +19,16 @@
 namespace troupe {
 
 struct RouterLimits {
-  int32_t max_context = 0;        // tokens, prompt + output
-  int32_t max_queue = 256;        // waiting requests that never ran
-  int64_t max_queue_tokens = 0;   // their prompt tokens
-  int32_t max_step_tokens = 512;  // budget of one step, prefill and decode together
-  int32_t plans_in_flight = 2;    // per replica
-  Micros queue_timeout = 0;       // 0 = none
-  int32_t max_overtakes = 16;     // of one waiting request by smaller ones behind it
+  int32_t max_context = 0;                   // tokens, prompt + output
+  int32_t max_queue = 256;                   // waiting requests that never ran
+  int64_t max_queue_tokens = 0;              // their prompt tokens
+  int32_t max_step_tokens = 512;             // budget of one step, prefill and decode together
+  int32_t plans_in_flight = kStepsInFlight;  // per replica, at least
+  /// While nothing but decodes is to be done, so much time's worth of steps is planned at once:
+  /// fewer messages, but what happens meanwhile waits for the steps in flight. 0 = never.
+  Micros plan_ahead = 0;
+  Micros queue_timeout = 0;    // 0 = none
+  int32_t max_overtakes = 16;  // of one waiting request by smaller ones behind it
   bool prefix_cache = true;
   /// Prefill chunks are kept so short that a step with running decodes takes at most this many
   /// times as long as it would without them. 0 = the token budget alone decides.
@@ -36,7 +39,8 @@ struct RouterLimits {
 
 /// What the shell has to do after an event: send plans to replicas, updates to detokenizers.
 struct Decision {
-  std::vector<std::pair<uint64_t, StepPlan>> plans;  // job, plan: to every rank of the job
+  /// Job, plan: to every rank of the job. Those of one job are neighbours, in order.
+  std::vector<std::pair<uint64_t, StepPlan>> plans;
   std::vector<RequestUpdate> updates;
 };
 
@@ -79,9 +83,11 @@ class Router {
   void check_invariants() const;
 
   static constexpr int32_t kLookAhead = 8;  // waiting requests that are considered at once
+  static constexpr int32_t kMaxAhead = 16;  // steps that are planned at once
 
  private:
   Request* find(RequestId id);
+  void announce(Request& r, RequestUpdate&& update);
   void announce_end(Request& r, FinishReason reason, Error error, Micros now);
   void end(Request& r, FinishReason reason, Error error, Micros now);
   void settle(Request& r, Micros now);
@@ -103,6 +109,7 @@ class Router {
   [[nodiscard]] Status promise(const TokenizedRequest& r, Micros now) const;
   void measure_queue(double tokens, Micros now);
 
+  [[nodiscard]] int32_t steps_to_plan(const Replica& replica) const;
   bool plan_step(Replica& replica, StepPlan& plan, Micros now);
   bool settle_paused(Replica& replica, Micros now);
   [[nodiscard]] static bool should_wait(const Replica& replica, const Request& r);

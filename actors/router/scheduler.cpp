@@ -21,10 +21,11 @@ Decision Router::plan(Micros now) {
   admit(now);
   Decision decision;
   for (const auto& [job, replica] : replicas_) {
-    while (static_cast<int32_t>(replica->in_flight.size()) < limits_.plans_in_flight) {
+    for (int32_t steps = steps_to_plan(*replica); steps > 0;) {
       StepPlan step;
       if (plan_step(*replica, step, now)) {
         decision.plans.emplace_back(job, std::move(step));
+        --steps;
       } else if (settle_paused(*replica, now)) {
         admit(now);
       } else {
@@ -36,6 +37,26 @@ Decision Router::plan(Micros now) {
   decision.updates = std::move(updates_);
   updates_.clear();
   return decision;
+}
+
+// Two plans in flight keep the ranks busy. More are worth while only as long as nothing is likely
+// to change what they should do: nobody waits, computes a prompt or leaves, and slots and wanted
+// tokens are there for all of them.
+int32_t Router::steps_to_plan(const Replica& replica) const {
+  const int32_t usual = limits_.plans_in_flight - static_cast<int32_t>(replica.in_flight.size());
+  if (usual <= 0 || limits_.plan_ahead == 0 || !waiting_.empty()) return usual;
+  if (replica.running.empty() || !replica.step_time.knows_decodes()) return usual;
+  int32_t steps = kMaxAhead;
+  StepShape shape;
+  for (const Request* r : replica.running) {
+    if (r->leaving != Request::Leaving::kNo || !r->opened || r->backlog() > 1) return usual;
+    steps = std::min(steps, r->left());
+    ++shape.decodes;
+    shape.decode_context += r->planned() + 1;
+  }
+  steps = std::min(steps, replica.available() / shape.decodes);
+  const double fit = static_cast<double>(limits_.plan_ahead) / replica.step_time.predict(shape);
+  return std::max(usual, fit < steps ? static_cast<int32_t>(fit) : steps);
 }
 
 // Fills one step: a token for every running sequence first, the rest of the budget with prefill,

@@ -20,7 +20,8 @@ class StepTime {
  public:
   void observe(const StepShape& shape, uint32_t micros);
   /// True when enough has been seen to predict a decode step and a prefill.
-  [[nodiscard]] bool knows() const { return decode_.n >= 8 && prefill_.n >= 4; }
+  [[nodiscard]] bool knows() const { return knows_decodes() && prefill_.n >= 4; }
+  [[nodiscard]] bool knows_decodes() const { return decode_.n >= 8; }
   /// Microseconds; 0 while nothing is known.
   [[nodiscard]] double predict(const StepShape& shape) const;
   /// The longest chunk starting at position `context`, from 0 to `most` tokens, that keeps the

@@ -1,5 +1,6 @@
 #include "actors/sim/simulation.h"
 
+#include "actors/report_batch.h"
 #include "actors/router/recorded_router.h"
 #include "gpu/base/check.h"
 #include "gpu/sim/sim_executor.h"
@@ -28,6 +29,8 @@ constexpr int64_t kLookAhead = 1024;       // requests without a token that the 
 struct Device {
   std::unique_ptr<SimExecutor> executor;
   Micros free_at = 0;  // end of its newest step
+  size_t ahead = 0;    // steps that have not ended
+  ReportBatch reports{0};
 };
 
 /// The end of a replica's oldest step.
@@ -115,7 +118,7 @@ void Simulation::start_devices() {
   executor.vocab = model_.model().vocab;
   executor.ends = &ends_;
   for (int32_t i = 0; i < options_.dp; ++i) {
-    devices_.push_back({std::make_unique<SimExecutor>(model_, executor), 0});
+    devices_.emplace_back().executor = std::make_unique<SimExecutor>(model_, executor);
     ReplicaInfo info;
     info.job = devices_.size();
     info.n_ranks = 1;
@@ -150,9 +153,13 @@ void Simulation::submit(size_t index, Micros now) {
 }
 
 void Simulation::finish_step(size_t device, Micros now) {
-  const StepResult result = devices_[device].executor->collect();
-  const Status status = router_.apply(device + 1, 0, result, now);
-  TROUPE_CHECK(status.ok()) << status.error().message;
+  Device& from = devices_[device];
+  const auto report = from.reports.add(from.executor->collect(), --from.ahead);
+  for (const StepResult& result : report) {
+    const Status status = router_.apply(device + 1, 0, result, now);
+    TROUPE_CHECK(status.ok()) << status.error().message;
+  }
+  if (!report.empty()) plan(now);
   if (++steps_ % kStatsEvery != 0) return;
   const EngineStats stats = router_.stats();
   result_.kv_peak = std::max(result_.kv_peak, static_cast<double>(stats.slots_used) /
@@ -164,6 +171,7 @@ void Simulation::plan(Micros now) {
   for (const auto& [job, step] : decision.plans) {
     Device& device = devices_[job - 1];
     device.executor->enqueue(step);
+    ++device.ahead;
     device.free_at = std::max(device.free_at, now) + device.executor->last_step_us();
     step_ends_.push({device.free_at, planned_++, job - 1});
   }
@@ -251,7 +259,6 @@ Result<SimulationResult> Simulation::run() {
     step_ends_.pop();
     now = end.at;
     finish_step(end.device, now);
-    plan(now);
     if (options_.progress && steps_ % kProgressEvery == 0) report_progress(now);
   }
   const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - begin_;
@@ -295,6 +302,7 @@ RouterLimits simulation_limits(const CostModel& model, const SimulationOptions& 
   limits.max_context = model.model().max_context;
   limits.max_queue = std::numeric_limits<int32_t>::max();
   limits.max_step_tokens = options.max_step_tokens;
+  limits.plan_ahead = options.plan_ahead;
   return limits;
 }
 

@@ -26,6 +26,7 @@ struct SimulationOptions {
   int32_t dp = 1;  // replicas
   int32_t max_rows = 2048;
   int32_t max_step_tokens = 8192;
+  Micros plan_ahead = 25'000;    // microseconds, as `troupe serve` by default
   int32_t kv_slots = 0;          // of a replica; 0 = what the device's memory holds
   Recorder* recorder = nullptr;  // borrowed; null = nothing is recorded
   std::function<void(const SimulationProgress&)> progress;  // may be empty

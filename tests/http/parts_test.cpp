@@ -100,6 +100,24 @@ TEST(EventQueue, KeepsOrderAndWakesOncePerBatch) {
   EXPECT_EQ(wakes, 2);
 }
 
+TEST(EventQueue, WakesWhenNothingFollowsAtOnce) {
+  int wakes = 0;
+  EventQueue queue(1 << 20, [&](bool) { ++wakes; });
+  queue.push(0, {.more = true});
+  queue.push(0, {.more = true});
+  EXPECT_EQ(wakes, 0);
+  queue.push(0, {});
+  EXPECT_EQ(wakes, 1);
+  std::vector<EventQueue::Item> items;
+  queue.take(items);
+  EXPECT_EQ(items.size(), 3U);
+  // The session may look between two that belong together: the second still wakes it.
+  queue.push(0, {.more = true});
+  queue.take(items);
+  queue.push(0, {.kind = EngineEvent::Kind::kFinished});
+  EXPECT_EQ(wakes, 2);
+}
+
 TEST(EventQueue, IsBoundedAndKeepsTheEnd) {
   std::vector<bool> wakes;
   EventQueue queue(10'000, [&](bool overflowed) { wakes.push_back(overflowed); });

@@ -65,6 +65,8 @@ TEST(Options, serve_takes_every_value) {
                                            "9",
                                            "--max-queue",
                                            "11",
+                                           "--plan-ahead-ms",
+                                           "0",
                                            "--served-model-name",
                                            "m",
                                            "--in-process",
@@ -81,6 +83,7 @@ TEST(Options, serve_takes_every_value) {
   EXPECT_EQ(serve.shape.max_rows, 7);
   EXPECT_EQ(serve.shape.max_step_tokens, 9);
   EXPECT_EQ(serve.max_queue, 11);
+  EXPECT_EQ(serve.plan_ahead, 0);
   EXPECT_EQ(serve.served_name, "m");
   EXPECT_TRUE(serve.in_process);
 }
@@ -115,6 +118,8 @@ INSTANTIATE_TEST_SUITE_P(
                       BadCase{{"serve", "/tmp", "--max-rows", "-1"}, "--max-rows"},
                       BadCase{{"serve", "/tmp", "--max-step-tokens", "-8"}, "--max-step-tokens"},
                       BadCase{{"serve", "/tmp", "--max-queue", "0"}, "--max-queue"},
+                      BadCase{{"serve", "/tmp", "--plan-ahead-ms", "-1"}, "--plan-ahead-ms"},
+                      BadCase{{"serve", "/tmp", "--plan-ahead-ms", "1001"}, "--plan-ahead-ms"},
                       BadCase{{"serve", "/tmp", "--api-key-file", "/no/such"}, "/no/such"},
                       BadCase{{"serve", "/tmp", "--hostfile", "/no/such"}, "/no/such"},
                       BadCase{{"serve", "/tmp", "--hostfile", "/dev/null", "--in-process"},

@@ -21,8 +21,9 @@ inline std::string chaos(uint32_t seed, uint64_t* pauses = nullptr) {
   limits.max_overtakes = pick(0, 3);
   limits.prefix_cache = pick(0, 7) > 0;
   limits.decode_slowdown = pick(0, 2) == 0 ? 1.3 : 0;
+  limits.plan_ahead = pick(0, 1) * 25'000;
   RouterWorld w(limits);
-  w.compute_us = static_cast<uint32_t>(pick(0, 1) * 5000);
+  w.compute_us = static_cast<uint32_t>(pick(0, 2) * 3000);
   uint64_t next_job = 1;
   RequestId next_id = 1;
   std::set<RequestId> left;  // cancelled, or finished by a stop string
@@ -102,7 +103,8 @@ inline std::string chaos(uint32_t seed, uint64_t* pauses = nullptr) {
         old_jobs.push_back(job);
       }
       const size_t n_old = old.size();
-      if (!w.deliver(job) && n_old > 0 && old_jobs.back() == job && !w.replicas.contains(job)) {
+      if (!w.deliver(job, static_cast<size_t>(pick(1, 6))) && n_old > 0 && old_jobs.back() == job &&
+          !w.replicas.contains(job)) {
         old.pop_back();
         old_jobs.pop_back();
       }

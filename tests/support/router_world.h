@@ -134,27 +134,32 @@ class RouterWorld {
     Decision d = router.plan(now);
     for (auto& [job, step] : d.plans) {
       results[job].push_back(replicas.at(job).run(step));
-      if (static_cast<int32_t>(results[job].size()) > limits_.plans_in_flight) {
+      if (static_cast<int32_t>(results[job].size()) > most_in_flight()) {
         faults.emplace_back("too many plans in flight");
       }
     }
     for (RequestUpdate& u : d.updates) take(u);
     router.check_invariants();
   }
-  /// False when there was nothing, or when the router gave the replica up (which is then lost).
-  bool deliver(uint64_t job) {
-    if (results[job].empty()) return false;
-    StepResult result = std::move(results[job].front());
-    results[job].pop_front();
-    if (compute_us > 0) result.timings.compute_us = compute_us;
-    return report(job, result);
+  /// Delivers up to `n` results in one report. False when there was nothing, or when the router
+  /// gave the replica up (which is then lost).
+  bool deliver(uint64_t job, size_t n = 1) {
+    std::vector<StepResult> report_of;
+    for (; n > 0 && !results[job].empty(); --n) {
+      StepResult& result = report_of.emplace_back(std::move(results[job].front()));
+      results[job].pop_front();
+      if (compute_us > 0) result.timings.compute_us = compute_us;
+    }
+    return !report_of.empty() && report(job, report_of);
   }
-  bool report(uint64_t job, const StepResult& result) {
+  bool report(uint64_t job, const std::vector<StepResult>& report_of) {
     ++now;
     bool fine = true;
     const int32_t n_ranks = replicas.at(job).info().n_ranks;
-    for (int32_t rank = n_ranks - 1; rank >= 0 && fine; --rank) {
-      fine = router.apply(job, rank, result, now).ok();
+    for (int32_t rank = n_ranks - 1; rank >= 0; --rank) {
+      for (const StepResult& result : report_of) {
+        fine = fine && router.apply(job, rank, result, now).ok();
+      }
     }
     if (fine) {
       plan();
@@ -225,6 +230,9 @@ class RouterWorld {
   std::vector<std::string> faults;
 
  private:
+  [[nodiscard]] int32_t most_in_flight() const {
+    return limits_.plans_in_flight + (limits_.plan_ahead > 0 ? Router::kMaxAhead - 1 : 0);
+  }
   void take(const RequestUpdate& u) {
     if (ends.contains(u.id)) {
       faults.push_back("request " + std::to_string(u.id) + " goes on after its end");

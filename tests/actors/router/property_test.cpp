@@ -74,7 +74,8 @@ std::set<RequestId> play(test::RouterWorld& w, const std::vector<Event>& events)
         w.plan();
         break;
       default:
-        if (!w.replicas.empty()) w.deliver(w.replicas.rbegin()->first);
+        if (!w.replicas.empty())
+          w.deliver(w.replicas.rbegin()->first, 1 + static_cast<size_t>(e.b % 4));
     }
   }
   w.add_replica(next_job, 400);
@@ -86,7 +87,9 @@ std::set<RequestId> play(test::RouterWorld& w, const std::vector<Event>& events)
 // Invariants 1, 2, 4, 5, 6, 8 and 11: RouterWorld checks the books after every event.
 RC_GTEST_PROP(RouterProperty, EveryRequestGetsTheTokensItWouldHaveGotAlone,
               (const std::vector<Event>& events)) {
-  test::RouterWorld w;
+  test::RouterWorld w(
+      {.max_context = 4096, .max_queue = 1000, .plan_ahead = *rc::gen::element<Micros>(0, 25'000)});
+  w.compute_us = *rc::gen::element<uint32_t>(0, 4000);
   const std::set<RequestId> cancelled = play(w, events);
   RC_ASSERT(w.faults.empty());
   for (const auto& [id, prompt] : w.prompts) {
@@ -98,15 +101,18 @@ RC_GTEST_PROP(RouterProperty, EveryRequestGetsTheTokensItWouldHaveGotAlone,
 
 // Invariant 7: after a cancel at most the plans in flight name the row, then its slots are free.
 RC_GTEST_PROP(RouterProperty, ACancelledRequestIsGoneWhenItsPlansHaveReturned, ()) {
-  test::RouterWorld w({.max_context = 4096, .max_queue = 100, .prefix_cache = false});
+  test::RouterWorld w({.max_context = 4096,
+                       .max_queue = 100,
+                       .plan_ahead = *rc::gen::element<Micros>(0, 25'000),
+                       .prefix_cache = false});
+  w.compute_us = 4000;
   w.add_replica(1, 400);
   const auto n = *rc::gen::inRange(1, 100);
   w.submit(1, test::prompt_of(n, 1), 200);
   for (int i = *rc::gen::inRange(0, 30); i > 0; --i) w.deliver(1);
   w.router.cancel(1, ++w.now);
   w.plan();
-  w.deliver(1);
-  w.deliver(1);
+  w.deliver(1, w.results[1].size());
   RC_ASSERT(w.results[1].empty());
   RC_ASSERT(w.router.stats().slots_used == 0);
   RC_ASSERT(w.faults.empty());

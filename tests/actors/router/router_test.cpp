@@ -46,6 +46,120 @@ TEST(Router, KeepsTwoPlansInFlight) {
   EXPECT_EQ(w.results[1].size(), 2U);
 }
 
+/// Adds a replica whose steps take that long, and lets the router learn it.
+void teach_step_time(World& w, uint32_t compute_us = 4000, int32_t n_ranks = 1) {
+  w.compute_us = compute_us;
+  w.add_replica(1, 1024, 8, 64, n_ranks);
+  w.teach_short_outputs(1, 10);
+}
+RouterLimits ahead() { return {.max_context = 4096, .max_queue = 1000, .plan_ahead = 25'000}; }
+
+TEST(Router, PlansDecodesAheadByTheirTime) {
+  World w(ahead());
+  teach_step_time(w);
+  w.submit(1, prompt_of(5, 3), 50);
+  EXPECT_EQ(w.results[1].size(), 2U) << "the prompt is not computed yet";
+  w.deliver(1);
+  EXPECT_EQ(w.results[1].size(), 1U + 6) << "6 steps of 4 ms";
+  w.deliver(1, 5);
+  EXPECT_EQ(w.results[1].size(), 2U) << "enough for the ranks";
+  w.deliver(1);
+  EXPECT_EQ(w.results[1].size(), 1U + 6);
+  w.run_to_end();
+  w.expect_complete(1);
+  expect_empty(w);
+}
+
+TEST(Router, PlansLongStepsOneByOne) {
+  World w(ahead());
+  teach_step_time(w, 13'000);
+  w.submit(1, prompt_of(5, 3), 50);
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_EQ(w.results[1].size(), 2U);
+    w.deliver(1);
+  }
+}
+
+TEST(Router, WhoArrivesWaitsForTheStepsInFlightAlone) {
+  World w(ahead());
+  teach_step_time(w);
+  w.submit(1, prompt_of(5, 3), 200);
+  w.deliver(1);
+  w.submit(2, prompt_of(100, 1), 5);
+  EXPECT_EQ(w.results[1].size(), 7U);
+  w.deliver(1, 6);
+  EXPECT_EQ(w.results[1].size(), 2U) << "two plans in flight while a prompt is computed";
+  EXPECT_EQ(w.results[1].back().sampled.size(), 1U) << "and the running request goes on";
+  w.deliver(1);
+  EXPECT_EQ(w.results[1].size(), 2U);
+  w.run_to_end();
+  w.expect_complete(1);
+  w.expect_complete(2);
+}
+
+TEST(Router, PlansAheadNoFurtherThanMaxTokens) {
+  World w(ahead());
+  teach_step_time(w);
+  w.submit(1, prompt_of(5, 3), 4);
+  w.deliver(1);
+  EXPECT_EQ(w.results[1].size(), 3U) << "one token is there, three are to come";
+  w.submit(2, prompt_of(5, 2), 50);
+  w.run_to_end();
+  w.expect_complete(1);
+  w.expect_complete(2);
+}
+
+TEST(Router, AStopTokenWithinAReportEndsTheStreamThere) {
+  World w(ahead());
+  teach_step_time(w);
+  int32_t stopped = 0;
+  for (RequestId id = 1; id <= 30; ++id) {
+    w.submit(id, prompt_of(5, static_cast<int32_t>(id)), 100);
+    while (w.deliver(1, 6)) continue;
+    w.expect_complete(id);
+    stopped += w.ends[id] == FinishReason::kStop ? 1 : 0;
+  }
+  EXPECT_GT(stopped, 3);
+  expect_empty(w);
+}
+
+TEST(Router, UpdatesOfOneReportSayThatMoreFollows) {
+  World w(ahead());
+  teach_step_time(w);
+  w.submit(1, prompt_of(5, 3), 50);
+  w.submit(2, prompt_of(5, 2), 50);
+  while (w.results[1].size() < 3) w.deliver(1, 2);
+  const std::vector<StepResult> report(w.results[1].begin(), w.results[1].begin() + 3);
+  w.results[1].clear();
+  for (const StepResult& result : report) ASSERT_TRUE(w.router.apply(1, 0, result, w.now).ok());
+  const Decision d = w.router.plan(w.now);
+  std::vector<std::pair<RequestId, bool>> more;
+  for (const RequestUpdate& u : d.updates) more.emplace_back(u.id, u.more);
+  EXPECT_EQ(more, (std::vector<std::pair<RequestId, bool>>{
+                      {1, true}, {2, true}, {1, true}, {2, true}, {1, false}, {2, false}}));
+  w.lose_replica(1);
+}
+
+TEST(Router, ADigestThatDiffersInsideAReportIsAnError) {
+  World w(ahead());
+  teach_step_time(w, 4000, 2);
+  w.submit(1, prompt_of(5, 3), 50);
+  w.deliver(1);
+  ASSERT_EQ(w.results[1].size(), 7U);
+  std::vector<StepResult> digests(w.results[1].begin(), w.results[1].begin() + 5);
+  ++digests[3].digest;
+  for (const StepResult& result : digests) {
+    EXPECT_TRUE(w.router.apply(1, 1, result, w.now).ok()) << "nothing to compare with yet";
+  }
+  const size_t tokens = w.outputs[1].size();
+  EXPECT_FALSE(w.deliver(1, 6));
+  EXPECT_EQ(w.outputs[1].size(), tokens + 3) << "those before the difference are known";
+  w.add_replica(2, 512);
+  w.plan();
+  w.run_to_end();
+  w.expect_complete(1);
+}
+
 TEST(Router, DecodesShareAStepWithAPrefillChunk) {
   World w;
   w.add_replica(1, 1024);
@@ -230,7 +344,7 @@ TEST(Router, ARowOfNonNumbersEndsItsRequestAndItsCacheEntries) {
   StepResult result = w.results[1].front();
   w.results[1].pop_front();
   result.sampled.at(0).failed = true;
-  EXPECT_TRUE(w.report(1, result));
+  EXPECT_TRUE(w.report(1, {result}));
   w.run_to_end();
   EXPECT_EQ(w.errors.at(1).code, ErrorCode::kInternal);
   w.submit(2, prompt_of(30, 3), 10);
