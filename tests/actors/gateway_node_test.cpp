@@ -71,7 +71,7 @@ struct Ends {
 GenerateRequest long_request() {
   GenerateRequest request;
   request.prompt = std::vector<int32_t>{5, 6, 7};
-  request.max_tokens = 400;
+  request.max_tokens = 100;
   request.ignore_eos = true;
   return request;
 }
