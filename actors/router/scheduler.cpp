@@ -222,19 +222,33 @@ bool Router::add_work(Replica& replica, Request& r, int32_t n_tokens, StepPlan& 
   return true;
 }
 
-// The pool is exhausted: one running request is paused, unless slots are on their way back already:
-// of those with the lowest priority the youngest, but never the oldest of all. A prefill that would
-// have to pause itself just waits.
+// The pool is exhausted: one running request is paused, unless slots are on their way back already.
+// Of those with the lowest priority it is the youngest without whom the others are forecast to fit;
+// where one is not enough, the one that helps most. Pausing the youngest whatever it frees would
+// pause three to ten in a row. The oldest of all is never paused. A prefill pauses nobody older
+// than itself, it just waits.
 void Router::make_room(Replica& replica, const Request& asking) {
-  for (const Request* r : replica.running) {
+  int32_t lowest = 0;
+  for (size_t i = 0; i < replica.running.size(); ++i) {
+    const Request* r = replica.running[i];
     if (r->leaving != Request::Leaving::kNo) return;
+    if (i == 1 || (i > 1 && r->priority > lowest)) lowest = r->priority;
   }
+  const int64_t claimed = replica.claimed();
   Request* victim = nullptr;
+  double least = 0;
   for (size_t i = replica.running.size(); i-- > (TROUPE_BUG(8) ? 0U : 1U);) {
     Request* r = replica.running[i];
-    if (victim == nullptr || r->priority > victim->priority) victim = r;
+    if (r->priority < lowest) continue;
+    if (r == &asking && asking.backlog() > 1) break;
+    const double peak = replica.admission.peak_without(r->row, claimed);
+    if (victim == nullptr || peak < least) {
+      victim = r;
+      least = peak;
+    }
+    if (peak <= static_cast<double>(replica.info.n_slots)) break;
   }
-  if (victim == nullptr || (victim == &asking && asking.backlog() > 1)) return;
+  if (victim == nullptr) return;
   TROUPE_CHECK(victim != replica.running.front()) << "request " << victim->id << " is the oldest";
   victim->leaving = Request::Leaving::kPause;
   replica.admission.paused();
