@@ -42,7 +42,7 @@ void Router::admit(Micros now) {
     Request* next = nullptr;
     Replica* where = nullptr;
     for (Request* r : scratch_) {
-      where = place(*r);
+      where = place(*r, now);
       if (where == nullptr) continue;
       next = r;
       break;
@@ -58,36 +58,67 @@ Demand Router::demand_of(const Request& r) {
           std::max(1, r.max_tokens - r.produced())};
 }
 
+// How many of its first tokens somebody on the replica is about to compute: as good as cached, for
+// it will wait for them (should_wait). O(running).
+int32_t Router::coming(const Replica& replica, const Request& r) {
+  int32_t longest = 0;
+  for (const Request* other : replica.running) {
+    if (other->backlog() <= 1 || other->leaving != Request::Leaving::kNo) continue;
+    if (other->tokens.front() != r.tokens.front() || other->cache_salt != r.cache_salt) continue;
+    const auto n = static_cast<std::ptrdiff_t>(std::min(other->tokens.size(), r.tokens.size()) - 1);
+    const auto ours = r.tokens.begin();
+    const auto same = std::mismatch(ours, ours + n, other->tokens.begin()).first - ours;
+    longest = std::max(longest, static_cast<int32_t>(same));
+  }
+  return longest;
+}
+
 // Where a request should start now, or null. Between replicas with room: the least work that is
-// left after its cached prefix, against the load that the forecast sees there.
-Replica* Router::place(const Request& r) {
+// left after the prefix that is cached or coming there, against the load that the forecast sees.
+// When a replica that holds its prefix is full, the request waits for it as long as computing the
+// prefix elsewhere would take: at worst that doubles what it costs (ski rental: Karlin et al.,
+// 1988). Meanwhile others may overtake it.
+Replica* Router::place(Request& r, Micros now) {
   Replica* best = nullptr;
   double best_score = 0;
+  double least_score = -1;  // of those without room too
+  int32_t best_shared = 0;
+  int32_t least_shared = 0;
   for (const auto& [job, replica] : replicas_) {
-    if (replica->free_rows.empty()) continue;
     if (r.n_prompt + r.max_tokens > replica->info.n_slots) continue;
-    if (!steady(*replica, r)) continue;
     const auto known = std::span(r.tokens).first(r.tokens.size() - 1);
     const PrefixCache::Length hit = replica->cache.peek(known, r.cache_salt);
+    const int32_t coming_there = limits_.prefix_cache ? coming(*replica, r) : 0;
     Demand demand = demand_of(r);
-    demand.own -= hit.held;
+    demand.own -= std::max(hit.held, coming_there);
     // A replica that runs nothing takes any request: it fits the pool, or it would have been
     // refused at the door.
     const bool fits =
-        replica->running.empty() ||
-        replica->admission.fits(demand, replica->claim, replica->info.n_slots, lengths_);
-    if (!fits) continue;
-    if (replicas_.size() == 1) return replica.get();
+        !replica->free_rows.empty() && steady(*replica, r) &&
+        (replica->running.empty() ||
+         replica->admission.fits(demand, replica->claim, replica->info.n_slots, lengths_));
+    if (replicas_.size() == 1) return fits ? replica.get() : nullptr;
+    const int32_t shared = std::max(hit.cached, coming_there);
     const double score =
-        static_cast<double>(r.known() - hit.cached) / static_cast<double>(r.known()) +
+        static_cast<double>(r.known() - shared) / static_cast<double>(r.known()) +
         replica->admission.peak(replica->claim) / static_cast<double>(replica->info.n_slots) +
         static_cast<double>(replica->running.size()) / static_cast<double>(replica->info.max_rows);
-    if (best == nullptr || score < best_score) {
+    if (least_score < 0 || score < least_score) {
+      least_score = score;
+      least_shared = shared;
+    }
+    if (fits && (best == nullptr || score < best_score)) {
       best = replica.get();
       best_score = score;
+      best_shared = shared;
     }
   }
-  return best;
+  if (best == nullptr || least_score >= best_score || least_shared <= best_shared) return best;
+  if (r.held_back == 0) r.held_back = now;
+  StepShape prefix;
+  prefix.prefill = least_shared - best_shared;
+  const double worth = best->step_time.knows() ? best->step_time.predict(prefix) : 0;
+  return static_cast<double>(now - r.held_back) < worth ? nullptr : best;
 }
 
 // True when the replica's steps stay within every running request's TPOT target, and this one's,
@@ -124,10 +155,11 @@ void Router::start(Request& r, Replica& replica, Micros now) {
   r.row = replica.free_rows.back();
   replica.free_rows.pop_back();
   r.own_copies = false;
+  r.held_back = 0;
   r.slots.reserve(r.tokens.size() + static_cast<size_t>(std::clamp(r.left(), 0, 512)));
   if (limits_.prefix_cache) {
     const auto known = std::span(r.tokens).first(r.tokens.size() - 1);
-    r.borrowed = replica.cache.peek(known, r.cache_salt).held;
+    r.borrowed = std::max(replica.cache.peek(known, r.cache_salt).held, coming(replica, r));
     replica.cache.extend(known, r.cache_salt, r.slots, r.prefix);
     r.in_tree = r.planned();
   }

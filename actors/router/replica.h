@@ -71,7 +71,8 @@ struct Replica {
   [[nodiscard]] int64_t claimed() const {
     int64_t sum = slots.total() - available();
     for (const Request* r : running) {
-      if (r->leaving == Request::Leaving::kNo) sum += std::max(0, r->backlog());
+      if (r->leaving != Request::Leaving::kNo) continue;
+      sum += std::max(0, r->known() - std::max(r->planned(), r->borrowed));
     }
     return sum;
   }

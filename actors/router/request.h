@@ -56,6 +56,7 @@ struct Request {
   Micros queued_at = 0;       // when it last began to wait
   Micros last_token = 0;      // when its newest token became known, 0 before the first
   int32_t cached_tokens = 0;  // of the prompt, at its first start
+  Micros held_back = 0;       // since when it waits for a replica with its prefix, 0 = does not
   int32_t overtaken = 0;      // times that another started before it while it was the head
   bool started = false;       // has been on a replica, so its place in the queue is in front
   bool poisoned = false;      // its KV may hold values that are not numbers
@@ -69,7 +70,7 @@ struct Request {
   PrefixCache::Ref prefix = nullptr;  // keeps the first
   int32_t in_tree = 0;                // of `slots`, which belong to the prefix cache
   bool own_copies = false;            // the cache had computed tokens already: no more go there
-  int32_t borrowed = 0;               // of those the ones that others account for
+  int32_t borrowed = 0;               // first tokens that others account for
   int32_t samples_in_flight = 0;
   int32_t plans_in_flight = 0;
   Leaving leaving = Leaving::kNo;

@@ -93,7 +93,8 @@ class Router {
                                     bool& stale);
 
   void admit(Micros now);
-  [[nodiscard]] Replica* place(const Request& r);
+  [[nodiscard]] Replica* place(Request& r, Micros now);
+  [[nodiscard]] static int32_t coming(const Replica& replica, const Request& r);
   void start(Request& r, Replica& replica, Micros now);
   void explain(const Request& r, EngineSnapshot::Waiting& out);
   [[nodiscard]] static Demand demand_of(const Request& r);

@@ -122,11 +122,10 @@ void Router::refresh(Replica& replica) {
 // ranks know its slots.
 void Router::match(Replica& replica, Request& r) const {
   if (!limits_.prefix_cache) return;
-  const int32_t before = r.planned();
   replica.cache.extend(std::span(r.tokens).first(r.tokens.size() - 1), r.cache_salt, r.slots,
                        r.prefix);
   r.in_tree = r.planned();
-  r.borrowed += r.in_tree - before;
+  r.borrowed = std::max(r.borrowed, r.in_tree);
 }
 
 // True when somebody older on the replica is about to compute the tokens that this request needs

@@ -105,24 +105,27 @@ void prefix(bool quick) {
   const int32_t n_groups = quick ? 4 : 64;
   constexpr int32_t kEach = 16;
   const int64_t least = int64_t{n_groups} * (kCommon + kEach * kOwn);
-  for (const bool interleaved : {false, true}) {
-    RouterLoop loop(limits_for(16384), {1, 1, interleaved ? 400'000 : kPool, kRows, kStepTokens},
-                    StepCost());
-    RequestId id = 0;
-    for (int32_t i = 0; i < n_groups * kEach; ++i) {
-      const int32_t group = interleaved ? i % n_groups : i / kEach;
-      std::vector<int32_t> prompt(kCommon + kOwn, 7);
-      prompt[0] = 1000 + group;
-      prompt[kCommon] = 5000 + i;
-      loop.submit(++id, {kCommon + kOwn, 64, 128}, std::move(prompt));
+  for (const int32_t n_replicas : {1, 2, 4}) {
+    for (const bool interleaved : {false, true}) {
+      RouterLoop loop(limits_for(16384), {1, 1, interleaved ? 400'000 : kPool, kRows, kStepTokens},
+                      StepCost(), n_replicas);
+      RequestId id = 0;
+      for (int32_t i = 0; i < n_groups * kEach; ++i) {
+        const int32_t group = interleaved ? i % n_groups : i / kEach;
+        std::vector<int32_t> prompt(kCommon + kOwn, 7);
+        prompt[0] = 1000 + group;
+        prompt[kCommon] = 5000 + i;
+        loop.submit(++id, {kCommon + kOwn, 64, 128}, std::move(prompt));
+      }
+      loop.run();
+      std::printf(
+          R"({"bench":"router_prefix","replicas":%d,"order":"%s","prefilled":%ld,"least":%ld,)"
+          R"("ratio":%.4f,"seconds":%.2f})"
+          "\n",
+          n_replicas, interleaved ? "interleaved" : "grouped", loop.report.prefilled, least,
+          static_cast<double>(loop.report.prefilled) / static_cast<double>(least),
+          loop.report.seconds);
     }
-    loop.run();
-    std::printf(R"({"bench":"router_prefix","order":"%s","prefilled":%ld,"least":%ld,"ratio":%.4f,)"
-                R"("seconds":%.2f})"
-                "\n",
-                interleaved ? "interleaved" : "grouped", loop.report.prefilled, least,
-                static_cast<double>(loop.report.prefilled) / static_cast<double>(least),
-                loop.report.seconds);
   }
 }
 

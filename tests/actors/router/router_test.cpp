@@ -320,6 +320,47 @@ TEST(Router, ARequestGoesWhereItsPrefixIs) {
   for (RequestId id = 1; id <= 3; ++id) w.expect_complete(id);
 }
 
+TEST(Router, AWaveComputesASharedPrefixOnOneReplica) {
+  World w;
+  for (uint64_t job = 1; job <= 2; ++job) w.add_replica(job, 4000, 12);
+  std::vector<TokenizedRequest> wave;
+  for (RequestId id = 1; id <= 24; ++id) {
+    std::vector<int32_t> prompt = prompt_of(300, static_cast<int32_t>(id % 4));
+    for (int32_t i = 0; i < 20; ++i) prompt.push_back(100 + static_cast<int32_t>(id) + i);
+    wave.push_back(w.request(id, std::move(prompt), 3));
+  }
+  for (TokenizedRequest& r : wave) {  // all before the first plan
+    w.prompts[r.id] = r.prompt;
+    w.limits_of[r.id] = r.max_tokens;
+    w.router.submit(std::move(r), w.now);
+  }
+  w.plan();
+  EXPECT_FALSE(w.results[1].empty());
+  EXPECT_FALSE(w.results[2].empty());
+  w.run_to_end();
+  int64_t output = 0;
+  for (RequestId id = 1; id <= 24; ++id) {
+    w.expect_complete(id);
+    output += static_cast<int64_t>(w.outputs[id].size()) + 1;
+  }
+  // Four prefixes once, every own part, and the output.
+  EXPECT_LE(w.replicas.at(1).computed + w.replicas.at(2).computed, 4 * 300 + 24 * 20 + output);
+}
+
+TEST(Router, ALostReplicasRequestsMoveToTheOther) {
+  World w;
+  w.add_replica(1, 1024);
+  w.add_replica(2, 1024);
+  for (RequestId id = 1; id <= 8; ++id) w.submit(id, prompt_of(30, static_cast<int32_t>(id)), 40);
+  ASSERT_FALSE(w.results[1].empty());
+  ASSERT_FALSE(w.results[2].empty());
+  for (int i = 0; i < 4; ++i) w.deliver(1);
+  w.lose_replica(1);
+  EXPECT_EQ(w.router.stats().running, 8);
+  w.run_to_end();
+  for (RequestId id = 1; id <= 8; ++id) w.expect_complete(id);
+}
+
 TEST(Router, DuplicatesChangeNothingAndAMissingReportIsAnError) {
   World w;
   w.add_replica(1, 512);
