@@ -109,8 +109,28 @@ void add_serve(CLI::App& app, ServeCommand& serve) {
   app.add_option("--queue-timeout", serve.queue_timeout, "Seconds a request may wait")
       ->check(CLI::Range(1, 86400))
       ->capture_default_str();
+  app.add_option(
+         "--step-timeout", serve.step_timeout,
+         "Seconds without an answer to a step until a replica is given up (or 20 times what "
+         "the step is predicted to take)")
+      ->check(CLI::Range(10, 86400))
+      ->capture_default_str();
+  app.add_option("--decode-slowdown", serve.decode_slowdown,
+                 "Prompts may make steps with running streams so many times as long; 1000 = no "
+                 "limit, 0 = 1.25 on a GPU, no limit on the CPU")
+      ->check(CLI::Range(1.01, kNoSlowdownLimit) | CLI::IsMember({0}))
+      ->capture_default_str();
+  app.add_option("--late-requests", serve.late_requests,
+                 "What becomes of a waiting request that cannot make its ttft_target_ms any more: "
+                 "refuse, or demote (behind all others)")
+      ->check(CLI::IsMember({"refuse", "demote"}))
+      ->capture_default_str();
+  app.add_flag("--share-prefixes", serve.share_prefixes,
+               "Requests of different API keys use each other's cached prefixes (and can tell by "
+               "time what the others asked)");
   app.add_option("--served-model-name", serve.served_name, "Name in the API; default: the model's");
-  app.add_option("--api-key-file", serve.api_key_file, "File with one accepted API key a line")
+  app.add_option("--api-key-file", serve.api_key_file,
+                 "File with one accepted API key a line; 'KEY weight=2' gets twice the share")
       ->check(CLI::ExistingFile);
   app.add_flag("--insecure", serve.insecure,
                "Let other hosts connect without an API key (with a --host that is not loopback)");

@@ -133,12 +133,16 @@ Admission::Tightest Admission::tightest(const Demand& demand, int64_t claimed, i
 
 void Admission::check() const {
   int64_t own = 0;
-  for (const Share& share : rows_) own += share.live ? share.own : 0;
+  std::array<double, kHorizons> mean{};
+  for (const Share& share : rows_) {
+    if (!share.live) continue;
+    own += share.own;
+    for (size_t k = 0; k < kHorizons; ++k) mean[k] += static_cast<double>(share.mean[k]);
+  }
   TROUPE_CHECK(own == own_) << own << " " << own_;
   for (size_t k = 0; k < kHorizons; ++k) {
-    double mean = 0;
-    for (const Share& share : rows_) mean += share.live ? static_cast<double>(share.mean[k]) : 0;
-    TROUPE_CHECK(std::abs(mean - mean_[k]) <= 1e-6 * mean + 1e-3) << mean << " " << mean_[k];
+    TROUPE_CHECK(std::abs(mean[k] - mean_[k]) <= 1e-6 * mean[k] + 1e-3)
+        << mean[k] << " " << mean_[k];
   }
 }
 

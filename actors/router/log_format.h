@@ -14,7 +14,7 @@
 namespace troupe::log {
 
 inline constexpr std::string_view kMagic = "TRPLOG";
-inline constexpr uint8_t kVersion = 1;
+inline constexpr uint8_t kVersion = 2;
 
 enum class Kind : uint8_t {
   kEnd = 0,

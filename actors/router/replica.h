@@ -41,6 +41,7 @@ struct Replica {
   };
   struct Flight {
     uint64_t step = 0;
+    Micros planned_at = 0;
     std::vector<Item> items;
     StepShape shape;
   };
@@ -62,6 +63,7 @@ struct Replica {
   std::map<uint64_t, Digest> digests;  // by step, of steps that not all ranks reported
   std::vector<uint64_t> reported;      // by rank: its last step
   uint64_t next_step = 1;
+  Micros answered_at = 0;   // when rank 0 last reported a step
   int64_t claim = 0;        // claimed() while the queue is looked at
   size_t next_refresh = 0;  // of `running`: whose forecast is renewed next
 

@@ -47,9 +47,11 @@ struct Request {
   Micros deadline = 0;
   int32_t priority = 0;
   uint64_t tenant = 0;
-  uint64_t cache_salt = 0;
+  CacheSalt cache_salt;
   Micros ttft_target = 0;
   Micros tpot_target = 0;
+  Micros start_by = 0;        // its place among its tenant's waiting ones: when it should start
+  Micros look_at = 0;         // when its target is looked at next, while it waits
   int32_t request_class = 0;  // of OutputEstimator
   int32_t next_edge = 0;      // output length at which the estimator hears of it
   double charged = 0;         // to its tenant so far, in tokens
@@ -58,6 +60,7 @@ struct Request {
   int32_t cached_tokens = 0;  // of the prompt, at its first start
   Micros held_back = 0;       // since when it waits for a replica with its prefix, 0 = does not
   int32_t overtaken = 0;      // times that another started before it while it was the head
+  int32_t preempted = 0;      // times that it was paused for one of a higher priority
   bool started = false;       // has been on a replica, so its place in the queue is in front
   bool poisoned = false;      // its KV may hold values that are not numbers
   bool ended = false;         // its end has been announced; only slots are still to be settled

@@ -92,6 +92,7 @@ bool Router::plan_step(Replica& replica, StepPlan& plan, Micros now) {
   plan.closed = std::move(replica.rows_to_close);
   replica.rows_to_close.clear();
   flight.step = plan.step;
+  flight.planned_at = now;
   observe(stats_.step_tokens, static_cast<double>(plan.slots.size()));
   replica.in_flight.push_back(std::move(flight));
   refresh(replica);
@@ -153,7 +154,13 @@ int32_t Router::prefill_budget(const Replica& replica, const StepShape& decodes,
   if (decodes.decodes == 0 || !replica.step_time.knows()) return budget;
   double target = 0;
   if (limits_.decode_slowdown > 0) {
-    target = limits_.decode_slowdown * replica.step_time.predict(decodes);
+    // Prompts get at least their share of the rows: a crowd of them is not held up for a few
+    // streams, which would leave the device with small steps.
+    const auto rows =
+        static_cast<double>(std::count_if(replica.running.begin(), replica.running.end(),
+                                          [](const Request* r) { return r->backlog() > 1; }));
+    const double share = 1 + rows / decodes.decodes;
+    target = std::max(limits_.decode_slowdown, share) * replica.step_time.predict(decodes);
   }
   for (const Request* r : replica.running) {
     if (r->tpot_target == 0 || r->backlog() > 1) continue;

@@ -52,8 +52,10 @@ class RouterLoop {
       return false;
     clock_ = std::max(clock_, at);
     router.tick(now());
+    plan();
     return true;
   }
+  void plan() { collect(router.plan(now())); }
 
   /// Delivers the next result and plans. False when nothing is in flight.
   bool step() {

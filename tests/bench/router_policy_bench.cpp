@@ -1,11 +1,13 @@
 // The router's policy and its cost, in virtual time: one JSON line a figure.
-//   router_policy_bench [policy|prefix|decide|long_prompt ...] [--quick]
+//   router_policy_bench [policy|prefix|decide|long_prompt|goodput ...] [--quick]
 // policy: total time against an oracle that knows every output length, on several seeds, and other
 //   systems' policies on the first
 // prefix: prefill tokens computed against the least possible
 // decide: plan + apply with 256 rows running and 10,000 waiting, with and without the prefix cache
 // long_prompt: what a 32k prompt does to 32 running streams
+// goodput: requests a second that met both targets under overload, with and without the policy
 
+#include "tests/bench/router_goodput.h"
 #include "tests/bench/router_loop.h"
 #include "tests/bench/router_policies.h"
 
@@ -242,5 +244,6 @@ int main(int argc, char** argv) {
   if (want("prefix")) troupe::bench::prefix(quick);
   if (want("decide")) troupe::bench::decide(quick);
   if (want("long_prompt")) troupe::bench::long_prompt();
+  if (want("goodput")) troupe::bench::goodput(quick);
   return 0;
 }

@@ -145,7 +145,7 @@ TEST(Replay, RefusesWhatIsNoLog) {
   EXPECT_THAT(refusal(""), HasSubstr("not a router log"));
   std::string log = log_of("random:20/10", 2);
   log[log::kMagic.size()] = 9;
-  EXPECT_THAT(refusal(log), HasSubstr("version 9, this program reads version 1 at byte 6"));
+  EXPECT_THAT(refusal(log), HasSubstr("version 9, this program reads version 2 at byte 6"));
 }
 
 TEST(Replay, RefusesEveryTruncationAndReplaysItInPart) {
