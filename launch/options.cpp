@@ -40,6 +40,14 @@ std::string model_exists(const std::string& path) {
          "'; MODEL is a GGUF file or a Hugging Face directory";
 }
 
+std::string slowdown_known(const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  const bool number = !text.empty() && *end == '\0';
+  if (number && (value == 0 || (value >= 1.01 && value <= kNoSlowdownLimit))) return {};
+  return "must be 0 or from 1.01 to 1000";
+}
+
 std::string device_known(const std::string& device) {
   if (device == "auto" || device == "cpu" || device == "cuda") return {};
   std::string modelled;
@@ -118,7 +126,7 @@ void add_serve(CLI::App& app, ServeCommand& serve) {
   app.add_option("--decode-slowdown", serve.decode_slowdown,
                  "Prompts may make steps with running streams so many times as long; 1000 = no "
                  "limit, 0 = 1.25 on a GPU, no limit on the CPU")
-      ->check(CLI::Range(1.01, kNoSlowdownLimit) | CLI::IsMember({0}))
+      ->check(CLI::Validator(slowdown_known, "", ""))
       ->capture_default_str();
   app.add_option("--late-requests", serve.late_requests,
                  "What becomes of a waiting request that cannot make its ttft_target_ms any more: "
