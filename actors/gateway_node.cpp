@@ -35,6 +35,11 @@ RouterLimits router_limits(const Checkpoint& checkpoint, const GatewayOptions& o
   limits.max_step_tokens = options.max_step_tokens;
   limits.plan_ahead = options.plan_ahead.count() * 1000;
   limits.queue_timeout = options.queue_timeout.count() * 1000;
+  limits.step_timeout = options.step_timeout.count() * 1000;
+  limits.decode_slowdown = options.decode_slowdown;
+  limits.demote_late = options.demote_late;
+  limits.share_prefixes = options.share_prefixes;
+  limits.tenant_weights = options.tenant_weights;
   return limits;
 }
 

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -36,8 +37,13 @@ struct GatewayOptions {
   int32_t max_step_tokens = 512;                   // budget of one step
   std::chrono::milliseconds plan_ahead{25};        // decodes that are planned at once; 0 = off
   std::chrono::milliseconds queue_timeout{60000};  // a waiting request fails with kUnavailable
-  std::string record;                              // file for the router's log, empty = none
-  int64_t record_limit = int64_t{1} << 30;         // bytes
+  std::chrono::milliseconds step_timeout{60000};   // see RouterLimits, as the following
+  double decode_slowdown = 0;
+  bool demote_late = false;
+  bool share_prefixes = false;
+  std::map<uint64_t, double> tenant_weights;  // by GenerateRequest::tenant, others weigh 1
+  std::string record;                         // file for the router's log, empty = none
+  int64_t record_limit = int64_t{1} << 30;    // bytes
   std::function<void(const std::string&)> on_record_end;  // told when the log ends early
 };
 

@@ -72,6 +72,7 @@ RouterHandle::behavior_type RouterState::make_behavior() {
       [this](clock_atom) {
         const Micros now = steady_micros();
         router_.tick(now);
+        for (const uint64_t job : router_.overdue(now)) lose(job, "it has not answered a step");
         const bool watched = now - setup_.picture->asked.load() < kWatchedFor;
         if (watched_ && !watched) steps_.clear();
         watched_ = watched;

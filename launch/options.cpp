@@ -41,6 +41,14 @@ std::string model_exists(const std::string& path) {
          "'; MODEL is a GGUF file or a Hugging Face directory";
 }
 
+std::string slowdown_known(const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  const bool number = !text.empty() && *end == '\0';
+  if (number && (value == 0 || (value >= 1.01 && value <= kNoSlowdownLimit))) return {};
+  return "must be 0 or from 1.01 to 1000";
+}
+
 std::string device_known(const std::string& device) {
   if (device == "auto" || device == "cpu" || device == "cuda") return {};
   std::string modelled;
@@ -115,8 +123,28 @@ void add_serve(CLI::App& app, ServeCommand& serve) {
                  "work for the processors, tokens arrive in bursts of that length; 0 = off")
       ->check(CLI::Range(0, 1000))
       ->capture_default_str();
+  app.add_option(
+         "--step-timeout", serve.step_timeout,
+         "Seconds without an answer to a step until a replica is given up (or 20 times what "
+         "the step is predicted to take)")
+      ->check(CLI::Range(10, 86400))
+      ->capture_default_str();
+  app.add_option("--decode-slowdown", serve.decode_slowdown,
+                 "Prompts may make steps with running streams so many times as long; 1000 = no "
+                 "limit, 0 = 1.25 on a GPU, no limit on the CPU")
+      ->check(CLI::Validator(slowdown_known, "", ""))
+      ->capture_default_str();
+  app.add_option("--late-requests", serve.late_requests,
+                 "What becomes of a waiting request that cannot make its ttft_target_ms any more: "
+                 "refuse, or demote (behind all others)")
+      ->check(CLI::IsMember({"refuse", "demote"}))
+      ->capture_default_str();
+  app.add_flag("--share-prefixes", serve.share_prefixes,
+               "Requests of different API keys use each other's cached prefixes (and can tell by "
+               "time what the others asked)");
   app.add_option("--served-model-name", serve.served_name, "Name in the API; default: the model's");
-  app.add_option("--api-key-file", serve.api_key_file, "File with one accepted API key a line")
+  app.add_option("--api-key-file", serve.api_key_file,
+                 "File with one accepted API key a line; 'KEY weight=2' gets twice the share")
       ->check(CLI::ExistingFile);
   app.add_flag("--insecure", serve.insecure,
                "Let other hosts connect without an API key (with a --host that is not loopback)");

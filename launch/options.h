@@ -45,6 +45,8 @@ struct RankShape {
   int32_t max_step_tokens = 0;  // of one step, 0 = 512 on the CPU, 2048 on a GPU
 };
 
+inline constexpr double kNoSlowdownLimit = 1000;
+
 struct ServeCommand {
   std::string model;
   std::string host = "127.0.0.1";
@@ -60,11 +62,15 @@ struct ServeCommand {
   std::string rank_host;  // where ranks dial in; empty = loopback, with a hostfile this host's name
   std::string mpirun = "mpirun";
   bool in_process = false;
-  std::string join_file;       // empty = in the run directory
-  int32_t drain_timeout = 30;  // seconds
-  int32_t queue_timeout = 60;  // seconds
-  int32_t plan_ahead = 25;     // milliseconds; 0 = off
-  int32_t http_threads = 1;    // of the gateway
+  std::string join_file;                 // empty = in the run directory
+  int32_t drain_timeout = 30;            // seconds
+  int32_t queue_timeout = 60;            // seconds
+  int32_t step_timeout = 60;             // seconds until a replica that does not answer is given up
+  double decode_slowdown = 0;            // see RouterLimits; 0 = automatic, kNoSlowdownLimit = none
+  int32_t plan_ahead = 25;               // milliseconds; 0 = off
+  std::string late_requests = "refuse";  // refuse, demote
+  bool share_prefixes = false;           // between API keys
+  int32_t http_threads = 1;              // of the gateway
   int32_t max_connections = 1024;
   std::string record;           // file for the router's log, empty = none
   int32_t record_limit = 1024;  // of that file, MB
@@ -110,6 +116,9 @@ struct SimulateCommand {
   int32_t max_rows = 2048;
   int32_t max_step_tokens = 8192;
   int32_t max_tokens = 0;  // of requests that end by themselves; 0 = 4,096
+  double decode_slowdown = kNoSlowdownLimit;
+  int32_t ttft_target = 0;  // ms, of every request; 0 = none
+  int32_t tpot_target = 0;
   uint64_t seed = 1;
   bool json = false;
   std::string svg;        // file

@@ -10,9 +10,13 @@ Error refuse(const char* option, std::string message) {
   return fail(ErrorCode::kInvalidArgument, std::move(message), option);
 }
 
-void set_default(int32_t& value, int32_t automatic) {
+template <class T>
+void set_default(T& value, T automatic) {
   if (value == 0) value = automatic;
 }
+
+// A GPU computes a prompt of thousands of tokens in a step that streams would feel.
+constexpr double kGpuSlowdown = 1.25;
 
 Status place_on_cpu(ServeCommand& command) {
   RankShape& shape = command.shape;
@@ -29,6 +33,7 @@ Status place_on_cpu(ServeCommand& command) {
   set_default(shape.kv_tokens, 8192);
   set_default(shape.max_rows, 64);
   set_default(shape.max_step_tokens, std::max(512, shape.max_rows));
+  set_default(command.decode_slowdown, kNoSlowdownLimit);
   return ok_status();
 }
 
@@ -48,6 +53,7 @@ Status place_on_gpus(ServeCommand& command, int32_t gpus) {
   set_default(command.tp, command.in_process ? 1 : std::max(1, gpus / command.dp));
   set_default(shape.max_rows, 256);
   set_default(shape.max_step_tokens, std::max(2048, shape.max_rows));
+  set_default(command.decode_slowdown, kGpuSlowdown);
   if (command.hostfile.empty() && command.tp * command.dp > gpus) {
     return refuse("--tp", std::to_string(command.tp * command.dp) +
                               " ranks (--tp x --dp) need as " + "many GPUs, this host has " +
@@ -70,6 +76,7 @@ Status place_on_model(ServeCommand& command) {
   set_default(command.tp, 1);
   set_default(shape.max_rows, 256);
   set_default(shape.max_step_tokens, std::max(2048, shape.max_rows));
+  set_default(command.decode_slowdown, kGpuSlowdown);
   return ok_status();
 }
 

@@ -3,6 +3,7 @@
 #include "gpu/base/check.h"
 #include "gpu/model/checkpoint.h"
 #include "http/server.h"
+#include "launch/api_keys.h"
 
 #include <spdlog/logger.h>
 
@@ -14,7 +15,6 @@
 #include <csignal>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 
 namespace troupe {
 
@@ -51,6 +51,11 @@ Result<Service> Service::start(const Checkpoint& checkpoint, const ServeCommand&
   gateway.max_step_tokens = command.shape.max_step_tokens;
   gateway.queue_timeout = std::chrono::seconds(command.queue_timeout);
   gateway.plan_ahead = std::chrono::milliseconds(command.plan_ahead);
+  gateway.step_timeout = std::chrono::seconds(command.step_timeout);
+  gateway.decode_slowdown =
+      command.decode_slowdown == kNoSlowdownLimit ? 0 : command.decode_slowdown;
+  gateway.demote_late = command.late_requests == "demote";
+  gateway.share_prefixes = command.share_prefixes;
   gateway.record = command.record;
   gateway.record_limit = int64_t{command.record_limit} << 20;
   gateway.on_record_end = [&logger](const std::string& why) { logger.warn("{}", why); };
@@ -63,7 +68,8 @@ Result<Service> Service::start(const Checkpoint& checkpoint, const ServeCommand&
   if (!command.api_key_file.empty()) {
     auto keys = read_api_keys(command.api_key_file);
     if (!keys) return keys.error();
-    http.api_keys = std::move(*keys);
+    http.api_keys = std::move(keys->keys);
+    gateway.tenant_weights = std::move(keys->weights);
   }
 
   Service service;
@@ -132,25 +138,6 @@ JoinInfo join_info_for(Service& service, const ServeCommand& command, const TlsM
   info.model = error ? command.model : absolute.string();
   info.shape = command.shape;
   return info;
-}
-
-Result<std::vector<std::string>> read_api_keys(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) {
-    return fail(ErrorCode::kNotFound, "cannot read " + path + ": " + std::strerror(errno),
-                "--api-key-file");
-  }
-  std::vector<std::string> keys;
-  for (std::string line; std::getline(file, line);) {
-    const size_t end = line.find_last_not_of(" \t\r");
-    if (end == std::string::npos || line.front() == '#') continue;
-    keys.push_back(line.substr(0, end + 1));
-  }
-  if (keys.empty()) {
-    return fail(ErrorCode::kInvalidArgument, path + " has no API key; write one a line",
-                "--api-key-file");
-  }
-  return keys;
 }
 
 Status check_against_model(const ServeCommand& command, int32_t ranks,

@@ -66,9 +66,6 @@ class Service {
 [[nodiscard]] JoinInfo join_info_for(Service& service, const ServeCommand& command,
                                      const TlsMaterial& tls, const std::string& rank_host);
 
-/// Keys of --api-key-file, one a line; empty lines and lines that begin with # do not count.
-[[nodiscard]] Result<std::vector<std::string>> read_api_keys(const std::string& path);
-
 /// Refuses what the options alone could not: more ranks than heads.
 [[nodiscard]] Status check_against_model(const ServeCommand& command, int32_t ranks,
                                          const Checkpoint& checkpoint);

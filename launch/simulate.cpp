@@ -150,6 +150,7 @@ Result<Split> run_split(const SimulateCommand& command, const Setup& setup, int3
   Split split;
   split.tp = tp;
   split.dp = command.count / tp;
+  split.has_targets = command.ttft_target > 0 || command.tpot_target > 0;
   const auto model = CostModel::create(setup.model, setup.device, tp, setup.weights, setup.kv);
   if (!model) return model.error();
   SimulationOptions options;
@@ -157,6 +158,10 @@ Result<Split> run_split(const SimulateCommand& command, const Setup& setup, int3
   options.max_rows = command.max_rows;
   options.max_step_tokens = std::max(command.max_step_tokens, command.max_rows);
   options.progress = [tp](const SimulationProgress& p) { print_progress(tp, p); };
+  options.decode_slowdown =
+      command.decode_slowdown == kNoSlowdownLimit ? 0 : command.decode_slowdown;
+  options.ttft_target = Micros{command.ttft_target} * 1000;
+  options.tpot_target = Micros{command.tpot_target} * 1000;
   std::unique_ptr<Recorder> recorder;
   if (!command.record.empty()) {
     auto opened = record_to_file(

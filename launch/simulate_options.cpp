@@ -46,6 +46,19 @@ void add_simulate(CLI::App& app, SimulateCommand& simulate) {
                  "What requests of unknown length ask for; 0 = 4096")
       ->check(CLI::Range(0, 1 << 26))
       ->capture_default_str();
+  app.add_option(
+         "--decode-slowdown", simulate.decode_slowdown,
+         "Prompts may make steps with running streams so many times as long; 1000 = no limit")
+      ->check(CLI::Range(1.01, kNoSlowdownLimit))
+      ->capture_default_str();
+  app.add_option("--ttft-target", simulate.ttft_target,
+                 "ms to the first token that every request wants; prints goodput; 0 = none")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  app.add_option("--tpot-target", simulate.tpot_target,
+                 "ms for every further token; prints goodput; 0 = none")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
   app.add_option("--seed", simulate.seed, "Of the workload")->capture_default_str();
   app.add_flag("--json", simulate.json, "One JSON object per split instead of the table");
   app.add_option("--svg", simulate.svg, "Write a plot to this file");

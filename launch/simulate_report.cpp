@@ -38,6 +38,10 @@ std::string to_json(const Split& split) {
   out["pauses"] = r.pauses;
   out["requests"] = r.finished;
   out["failed"] = r.failed;
+  if (split.has_targets) {
+    out["met_targets"] = r.met;
+    out["goodput_per_s"] = rounded(r.goodput_per_s, 3);
+  }
   out["output_tokens"] = r.output_tokens;
   out["cached_tokens"] = r.cached_tokens;
   out["steps"] = r.steps;
@@ -65,6 +69,12 @@ std::string to_table(const std::vector<Split>& splits) {
                   r.ttft_ms.p99, r.tpot_ms.mean, r.tpot_ms.p50, r.tpot_ms.p99, 100 * r.kv_peak,
                   static_cast<unsigned long long>(r.pauses));
     out += line;
+    if (split.has_targets) {
+      std::snprintf(line, sizeof(line),
+                    "         goodput %.2f requests a second: %d of %d met both targets\n",
+                    r.goodput_per_s, r.met, r.finished + r.failed);
+      out += line;
+    }
     if (r.failed > 0) {
       out += "         " + std::to_string(r.failed) + " requests failed: " + r.first_error + "\n";
     }

@@ -11,6 +11,7 @@ namespace troupe {
 struct Split {
   int32_t tp = 1, dp = 1;
   SimulationResult result;
+  bool has_targets = false;  // then the goodput counts
   std::string problem;  // empty = there is a result
 };
 

@@ -10,12 +10,16 @@
 namespace troupe {
 namespace {
 
-// A pause costs about as much as a few percent of the pool for a while: see router_policy_bench.
-constexpr double kLeastReserve = 2.2;
-constexpr double kFirstReserve = 3;  // while lengths are unknown, all may be longer than thought
-constexpr double kMostReserve = 4;
-constexpr double kPauseRaises = 0.7;
-constexpr double kEndLowers = 0.99;  // factor on what is above the least
+// Of a Gaussian sum about exp(-r^2 / 2) lies beyond r standard deviations, and of n rows one pause
+// is 1 / n: r = sqrt(2 ln(kRows / n)) pauses the same part of the requests whatever n is. kRows is
+// measured (router_policy_bench): few pauses where a percent of them is too much.
+constexpr double kRows = 360;
+constexpr double kLeastReserve = 1.5;
+constexpr double kMostReserve = 2.2;  // a few rows are no Gaussian, and run out slowly
+constexpr double kPauseRaises = 0.5;
+constexpr double kMostRaised = 2;
+constexpr double kEndLowers = 0.96;  // factor on what pauses have raised
+constexpr double kPauseReserve = 1.5;
 
 // 0, then six to a doubling from 16 to 4,096 steps and three to a doubling up to 131,072.
 constexpr std::array<int32_t, Admission::kHorizons> kSteps = [] {
@@ -30,8 +34,13 @@ constexpr std::array<int32_t, Admission::kHorizons> kSteps = [] {
 
 }  // namespace
 
-Admission::Admission(int32_t max_rows)
-    : rows_(static_cast<size_t>(max_rows)), reserve_(kFirstReserve) {}
+Admission::Admission(int32_t max_rows) : rows_(static_cast<size_t>(max_rows)) { size_reserve(); }
+
+void Admission::size_reserve() {
+  const double part = kRows / std::max(1, n_live_);
+  reserve_ = std::clamp(std::sqrt(2 * std::log(std::max(1.0, part))), kLeastReserve, kMostReserve) +
+             raised_;
+}
 
 void Admission::forecast(const Demand& demand, OutputEstimator& lengths, Share& share) {
   const OutputEstimator::Survival survival = lengths.survival(demand.request_class);
@@ -57,6 +66,8 @@ void Admission::add(const Share& share, double sign) {
     variance_[k] += sign * static_cast<double>(share.variance[k]);
   }
   own_ += sign > 0 ? share.own : -share.own;
+  n_live_ += sign > 0 ? 1 : -1;
+  size_reserve();
 }
 
 void Admission::set(int32_t row, const Demand& demand, OutputEstimator& lengths) {
@@ -72,19 +83,24 @@ void Admission::clear(int32_t row) {
   share.live = false;
 }
 
-double Admission::peak_with(const Share& share, int64_t claimed) const {
+double Admission::peak_with(const Share& share, double sign, double reserve,
+                            int64_t claimed) const {
   double peak = 0;
   for (size_t k = 0; k < kHorizons; ++k) {
-    const double mean = mean_[k] + static_cast<double>(share.mean[k]);
-    const double variance = variance_[k] + static_cast<double>(share.variance[k]);
-    peak = std::max(peak, mean + reserve_ * std::sqrt(std::max(0.0, variance)));
+    const double mean = mean_[k] + sign * static_cast<double>(share.mean[k]);
+    const double variance = variance_[k] + sign * static_cast<double>(share.variance[k]);
+    peak = std::max(peak, mean + reserve * std::sqrt(std::max(0.0, variance)));
   }
   // Slots that no row accounts for: shared prefixes whose first user has gone, and the tokens
   // produced since the rows were set.
   return peak + static_cast<double>(std::max<int64_t>(0, claimed - own_));
 }
 
-double Admission::peak(int64_t claimed) const { return peak_with(Share(), claimed); }
+double Admission::peak(int64_t claimed) const { return peak_with(Share(), 1, reserve_, claimed); }
+
+double Admission::peak_without(int32_t row, int64_t claimed) const {
+  return peak_with(rows_[static_cast<size_t>(row)], -1, kPauseReserve, claimed);
+}
 
 bool Admission::fits(const Demand& demand, int64_t claimed, int64_t n_slots,
                      OutputEstimator& lengths) const {
@@ -92,7 +108,7 @@ bool Admission::fits(const Demand& demand, int64_t claimed, int64_t n_slots,
   if (claimed + demand.own + 1 > n_slots) return false;
   Share share;
   forecast(demand, lengths, share);
-  const double peak = peak_with(TROUPE_BUG(7) ? Share() : share, claimed);
+  const double peak = peak_with(TROUPE_BUG(7) ? Share() : share, 1, reserve_, claimed);
   return peak <= static_cast<double>(n_slots);
 }
 
@@ -117,17 +133,27 @@ Admission::Tightest Admission::tightest(const Demand& demand, int64_t claimed, i
 
 void Admission::check() const {
   int64_t own = 0;
-  for (const Share& share : rows_) own += share.live ? share.own : 0;
+  std::array<double, kHorizons> mean{};
+  for (const Share& share : rows_) {
+    if (!share.live) continue;
+    own += share.own;
+    for (size_t k = 0; k < kHorizons; ++k) mean[k] += static_cast<double>(share.mean[k]);
+  }
   TROUPE_CHECK(own == own_) << own << " " << own_;
   for (size_t k = 0; k < kHorizons; ++k) {
-    double mean = 0;
-    for (const Share& share : rows_) mean += share.live ? static_cast<double>(share.mean[k]) : 0;
-    TROUPE_CHECK(std::abs(mean - mean_[k]) <= 1e-6 * mean + 1e-3) << mean << " " << mean_[k];
+    TROUPE_CHECK(std::abs(mean[k] - mean_[k]) <= 1e-6 * mean[k] + 1e-3)
+        << mean[k] << " " << mean_[k];
   }
 }
 
-void Admission::paused() { reserve_ = std::min(kMostReserve, reserve_ + kPauseRaises); }
+void Admission::paused() {
+  raised_ = std::min(kMostRaised, raised_ + kPauseRaises);
+  size_reserve();
+}
 
-void Admission::ended() { reserve_ = kLeastReserve + (reserve_ - kLeastReserve) * kEndLowers; }
+void Admission::ended() {
+  raised_ *= kEndLowers;
+  size_reserve();
+}
 
 }  // namespace troupe

@@ -24,7 +24,8 @@ struct Demand {
 /// slots come back as it ends.
 ///
 /// The sums are kept up to date row by row, so a decision costs O(horizons) however many requests
-/// run. The reserve is measured: a pause raises it, requests that end without one lower it.
+/// run. The reserve is smaller the more rows run, for then a pause hits a smaller share of them; a
+/// pause raises it, requests that end lower it again.
 class Admission {
  public:
   static constexpr size_t kHorizons = 64;
@@ -50,11 +51,16 @@ class Admission {
   /// The forecast peak with the reserve, and without a new request.
   [[nodiscard]] double peak(int64_t claimed) const;
 
+  /// The forecast peak if the request of this row left, with a reserve that is enough for a while:
+  /// what is worth pausing for.
+  [[nodiscard]] double peak_without(int32_t row, int64_t claimed) const;
+
   /// Aborts if the sums are not those of the rows. O(rows x horizons).
   void check() const;
 
   void paused();
   void ended();
+  /// Standard deviations.
   [[nodiscard]] double reserve() const { return reserve_; }
 
  private:
@@ -66,14 +72,18 @@ class Admission {
     bool live = false;
   };
   static void forecast(const Demand& demand, OutputEstimator& lengths, Share& share);
-  [[nodiscard]] double peak_with(const Share& share, int64_t claimed) const;
+  [[nodiscard]] double peak_with(const Share& share, double sign, double reserve,
+                                 int64_t claimed) const;
   void add(const Share& share, double sign);
+  void size_reserve();
 
   std::vector<Share> rows_;
   std::array<double, kHorizons> mean_{};
   std::array<double, kHorizons> variance_{};
   int64_t own_ = 0;
-  double reserve_;  // standard deviations
+  int32_t n_live_ = 0;
+  double raised_ = 0;  // by pauses
+  double reserve_ = 0;
 };
 
 }  // namespace troupe

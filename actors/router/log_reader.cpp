@@ -103,7 +103,7 @@ Result<LogReader> LogReader::open(std::string_view bytes, std::string source) {
 
 void LogReader::header() {
   auto& [context, queue, queue_tokens, step_tokens, in_flight, ahead, timeout, overtakes, cache,
-         slowdown, chunk, weights] = limits_;
+         slowdown, chunk, demote, share, step_timeout, weights] = limits_;
   context = integer(1, kMax);
   queue = integer(0, kMax);
   queue_tokens = integer();
@@ -114,6 +114,9 @@ void LogReader::header() {
   overtakes = integer(0, kMax);
   cache = integer(0, 1) != 0;
   chunk = integer(0, kMax);
+  demote = integer(0, 1) != 0;
+  share = integer(0, 1) != 0;
+  step_timeout = integer();
   slowdown = real64();
   for (size_t n = count(9); n > 0 && !cut_short_; --n) {
     const uint64_t tenant = number();

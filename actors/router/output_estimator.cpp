@@ -6,18 +6,11 @@
 namespace troupe {
 namespace {
 
-constexpr float kPriorWeight = 4;    // requests that the prior counts for in each bin
+constexpr float kPriorWeight = 4;    // requests that the carried rate counts for in each bin
+constexpr float kCarriedEnds = 2;    // ends that the rate carried so far counts for
 constexpr float kPooledWeight = 16;  // requests that all classes together count for in one class
 constexpr float kFull = 1024;        // a bin that so many reached is halved
 constexpr float kTiny = 1e-30F;
-
-// Log-logistic: P(length > x) = 1 / (1 + x / median).
-float prior_hazard(int32_t bin) {
-  const auto median = static_cast<float>(OutputEstimator::kPriorMedian);
-  const auto from = static_cast<float>(OutputEstimator::edge(bin));
-  const auto to = static_cast<float>(OutputEstimator::edge(bin + 1));
-  return 1 - (median + from) / (median + to);
-}
 
 }  // namespace
 
@@ -43,11 +36,16 @@ void OutputEstimator::ended(int32_t request_class, int32_t length) {
 }
 
 void OutputEstimator::rebuild(Counts& counts) {
+  float rate = 1.0F / static_cast<float>(kPriorMean);  // ends per token, carried from bin to bin
   float survival = 1;
   for (size_t b = 0; b < kBins; ++b) {
     counts.survival[b] = survival;
-    const float pooled = (all_.ended[b] + kPriorWeight * prior_hazard(static_cast<int32_t>(b))) /
-                         (all_.reached[b] + kPriorWeight);
+    const auto bin = static_cast<int32_t>(b);
+    const auto width = static_cast<float>(edge(bin + 1) - edge(bin));
+    const float carried = std::min(1.0F, rate * width);
+    const float pooled =
+        (all_.ended[b] + kPriorWeight * carried) / (all_.reached[b] + kPriorWeight);
+    rate = (all_.ended[b] + kCarriedEnds) / (all_.reached[b] * width + kCarriedEnds / rate);
     const float hazard =
         (counts.ended[b] + kPooledWeight * pooled) / (counts.reached[b] + kPooledWeight);
     survival = std::max(kTiny, survival * (1 - std::clamp(hazard, 0.0F, 1.0F)));

@@ -14,12 +14,15 @@ namespace troupe {
 /// bins; per bin it counts how many requests reached it and how many ended in it by themselves.
 /// Requests that still run, hit max_tokens or were cancelled count as having reached their bins and
 /// nothing more, so the first to finish, which are the short ones, do not bias the estimate. A
-/// class (endpoint, prompt length) with little data leans on all requests together; those lean on a
-/// prior with median kPriorMedian and a heavy tail. Old observations fade: a full bin is halved.
+/// class (endpoint, prompt length) with little data leans on all requests together. Of those, a bin
+/// with little data leans on the bin before it: that many tokens end a request as likely as the
+/// same number just before. So lengths that nobody has reached yet are believed to go on like the
+/// longest known ones. In the beginning a request ends once in kPriorMean tokens. Old observations
+/// fade: a full bin is halved.
 class OutputEstimator {
  public:
   static constexpr int32_t kBins = 144;  // to 2^21 tokens
-  static constexpr int32_t kPriorMedian = 3072;
+  static constexpr int32_t kPriorMean = 6144;
 
   OutputEstimator();
 

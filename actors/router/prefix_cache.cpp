@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <map>
 
 namespace troupe {
 
@@ -20,7 +19,7 @@ struct PrefixCache::Node {
   int32_t refs = 0;
   int32_t n_children = 0;
   uint64_t last_use = 0;
-  uint64_t salt = 0;       // roots
+  CacheSalt salt;          // roots
   bool forgotten = false;  // roots: after a reset
   bool listed = false;     // in leaves_
 };
@@ -39,7 +38,8 @@ size_t common(std::span<const int32_t> a, std::span<const int32_t> b) {
 PrefixCache::PrefixCache() = default;
 PrefixCache::~PrefixCache() = default;
 
-PrefixCache::Length PrefixCache::peek(std::span<const int32_t> tokens, uint64_t salt) const {
+PrefixCache::Length PrefixCache::peek(std::span<const int32_t> tokens,
+                                      const CacheSalt& salt) const {
   Length length;
   const auto it = roots_.find(salt);
   const Node* node = it == roots_.end() ? nullptr : it->second;
@@ -55,7 +55,7 @@ PrefixCache::Length PrefixCache::peek(std::span<const int32_t> tokens, uint64_t 
   return length;
 }
 
-void PrefixCache::extend(std::span<const int32_t> tokens, uint64_t salt,
+void PrefixCache::extend(std::span<const int32_t> tokens, const CacheSalt& salt,
                          std::vector<int32_t>& slots, Ref& ref) {
   Node* node = ref;
   if (node == nullptr) {
@@ -79,7 +79,7 @@ void PrefixCache::extend(std::span<const int32_t> tokens, uint64_t salt,
 }
 
 int32_t PrefixCache::insert(std::span<const int32_t> tokens, std::span<const int32_t> slots,
-                            int32_t from, uint64_t salt, Ref& ref) {
+                            int32_t from, const CacheSalt& salt, Ref& ref) {
   const auto at = static_cast<size_t>(from);
   if (at == tokens.size() || (ref != nullptr && root_of(*ref).forgotten)) return from;
   Node& parent = ref != nullptr ? *ref : root(salt);
@@ -100,7 +100,7 @@ int32_t PrefixCache::insert(std::span<const int32_t> tokens, std::span<const int
 }
 
 void PrefixCache::release(std::span<const int32_t> tokens, std::span<const int32_t> slots,
-                          int32_t from, uint64_t salt, Ref ref, SlotAllocator& allocator) {
+                          int32_t from, const CacheSalt& salt, Ref ref, SlotAllocator& allocator) {
   auto at = static_cast<size_t>(from);
   if (ref == nullptr || !root_of(*ref).forgotten) {
     Node* node = ref;
@@ -152,7 +152,7 @@ void PrefixCache::reset(SlotAllocator& allocator) {
   evict(evictable_, allocator);
 }
 
-PrefixCache::Node& PrefixCache::root(uint64_t salt) {
+PrefixCache::Node& PrefixCache::root(const CacheSalt& salt) {
   Node*& at = roots_[salt];
   if (at == nullptr) {
     auto node = std::make_unique<Node>();
@@ -287,7 +287,7 @@ void PrefixCache::for_each_slot(const std::function<void(int32_t)>& visit) const
 }
 
 void PrefixCache::check(std::span<const Ref> holders) const {
-  std::map<const Node*, int32_t> refs;
+  std::unordered_map<const Node*, int32_t> refs;
   for (const Node* ref : holders) {
     for (const Node* up = ref; up != nullptr; up = up->parent) ++refs[up];
   }

@@ -2,8 +2,10 @@
 
 #include "actors/router/slot_allocator.h"
 
+#include <compare>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <span>
@@ -12,6 +14,14 @@
 #include <vector>
 
 namespace troupe {
+
+/// Who shares cached prefixes: only requests for which both are equal. Kept as they are, not mixed
+/// into one number: a client that chose its salt could otherwise aim at another tenant's.
+struct CacheSalt {
+  uint64_t value = 0;   // the client's
+  uint64_t tenant = 0;  // 0 where tenants share
+  auto operator<=>(const CacheSalt&) const = default;
+};
 
 /// Which slots hold the KV of which token prefix: a radix tree over token ids whose values are
 /// slots, one tree per salt (requests of different salts never share).
@@ -43,23 +53,23 @@ class PrefixCache {
     int32_t cached = 0;
     int32_t held = 0;
   };
-  [[nodiscard]] Length peek(std::span<const int32_t> tokens, uint64_t salt) const;
+  [[nodiscard]] Length peek(std::span<const int32_t> tokens, const CacheSalt& salt) const;
 
   /// Extends `slots` and `ref` by what the tree has of `tokens` beyond slots.size(), which must be
   /// the length of the path to `ref` (null: 0).
-  void extend(std::span<const int32_t> tokens, uint64_t salt, std::vector<int32_t>& slots,
+  void extend(std::span<const int32_t> tokens, const CacheSalt& salt, std::vector<int32_t>& slots,
               Ref& ref);
 
   /// Hands the slots of tokens[from..] to the tree below `ref`, whose path is tokens[..from], and
   /// moves `ref` to the new end. Stops at the first token that the tree has already: returns how
   /// many tokens the path to `ref` has now; slots from there on stay the caller's.
   [[nodiscard]] int32_t insert(std::span<const int32_t> tokens, std::span<const int32_t> slots,
-                               int32_t from, uint64_t salt, Ref& ref);
+                               int32_t from, const CacheSalt& salt, Ref& ref);
 
   /// A sequence ends. `tokens` have slots `slots`; the first `from` of them are the path to `ref`.
   /// What the tree lacks is kept there, copies of what it has are freed.
   void release(std::span<const int32_t> tokens, std::span<const int32_t> slots, int32_t from,
-               uint64_t salt, Ref ref, SlotAllocator& allocator);
+               const CacheSalt& salt, Ref ref, SlotAllocator& allocator);
 
   /// Frees the least recently used slots that nobody holds, at least `n` if there are so many.
   void evict(int32_t n, SlotAllocator& allocator);
@@ -88,7 +98,7 @@ class PrefixCache {
     }
   };
 
-  Node& root(uint64_t salt);
+  Node& root(const CacheSalt& salt);
   [[nodiscard]] static const Node& root_of(const Node& node);
   [[nodiscard]] Node* child(const Node& node, int32_t token) const;
   Node& add_child(Node& parent, std::span<const int32_t> tokens, std::span<const int32_t> slots);
@@ -100,7 +110,7 @@ class PrefixCache {
   void unlist(Node& node);
 
   std::unordered_map<uint64_t, std::unique_ptr<Node>> nodes_;  // by id
-  std::unordered_map<uint64_t, Node*> roots_;                  // by salt
+  std::map<CacheSalt, Node*> roots_;
   std::unordered_map<Key, Node*, KeyHash> children_;
   std::set<std::pair<uint64_t, uint64_t>> leaves_;  // last use, id: leaves that nobody holds
   uint64_t next_id_ = 1;

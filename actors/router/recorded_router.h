@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 namespace troupe {
 
@@ -44,6 +45,7 @@ class RecordedRouter {
     if (recorder_ != nullptr) recorder_->tick(now);
     router_.tick(now);
   }
+  [[nodiscard]] std::vector<uint64_t> overdue(Micros now) const { return router_.overdue(now); }
   void reset_prefix_cache() {
     if (recorder_ != nullptr) recorder_->reset_prefix_cache();
     router_.reset_prefix_cache();

@@ -45,10 +45,11 @@ void put(log::Writer& out, const SamplingParams& p, bool seed_only) {
 
 void put(log::Writer& out, const RouterLimits& limits) {
   const auto& [context, queue, queue_tokens, step_tokens, in_flight, ahead, timeout, overtakes,
-               cache, slowdown, chunk, weights] = limits;
+               cache, slowdown, chunk, demote, share, step_timeout, weights] = limits;
   for (const int64_t v :
        {int64_t{context}, int64_t{queue}, queue_tokens, int64_t{step_tokens}, int64_t{in_flight},
-        ahead, timeout, int64_t{overtakes}, int64_t{cache ? 1 : 0}, int64_t{chunk}}) {
+        ahead, timeout, int64_t{overtakes}, int64_t{cache ? 1 : 0}, int64_t{chunk},
+        int64_t{demote ? 1 : 0}, int64_t{share ? 1 : 0}, step_timeout}) {
     out.integer(v);
   }
   out.real(slowdown);

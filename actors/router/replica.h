@@ -41,6 +41,7 @@ struct Replica {
   };
   struct Flight {
     uint64_t step = 0;
+    Micros planned_at = 0;
     std::vector<Item> items;
     StepShape shape;
   };
@@ -63,6 +64,7 @@ struct Replica {
   std::vector<uint64_t> reported;      // by rank: its last step
   uint64_t next_step = 1;
   int32_t with_tpot = 0;    // of the running requests: have a TPOT target
+  Micros answered_at = 0;   // when rank 0 last reported a step
   int64_t claim = 0;        // claimed() while the queue is looked at
   size_t next_refresh = 0;  // of `running`: whose forecast is renewed next
 
@@ -72,7 +74,8 @@ struct Replica {
   [[nodiscard]] int64_t claimed() const {
     int64_t sum = slots.total() - available();
     for (const Request* r : running) {
-      if (r->leaving == Request::Leaving::kNo) sum += std::max(0, r->backlog());
+      if (r->leaving != Request::Leaving::kNo) continue;
+      sum += std::max(0, r->known() - std::max(r->planned(), r->borrowed));
     }
     return sum;
   }

@@ -47,16 +47,20 @@ struct Request {
   Micros deadline = 0;
   int32_t priority = 0;
   uint64_t tenant = 0;
-  uint64_t cache_salt = 0;
+  CacheSalt cache_salt;
   Micros ttft_target = 0;
   Micros tpot_target = 0;
+  Micros start_by = 0;        // its place among its tenant's waiting ones: when it should start
+  Micros look_at = 0;         // when its target is looked at next, while it waits
   int32_t request_class = 0;  // of OutputEstimator
   int32_t next_edge = 0;      // output length at which the estimator hears of it
   double charged = 0;         // to its tenant so far, in tokens
   Micros queued_at = 0;       // when it last began to wait
   Micros last_token = 0;      // when its newest token became known, 0 before the first
   int32_t cached_tokens = 0;  // of the prompt, at its first start
+  Micros held_back = 0;       // since when it waits for a replica with its prefix, 0 = does not
   int32_t overtaken = 0;      // times that another started before it while it was the head
+  int32_t preempted = 0;      // times that it was paused for one of a higher priority
   bool started = false;       // has been on a replica, so its place in the queue is in front
   bool poisoned = false;      // its KV may hold values that are not numbers
   size_t update = 0;          // place of its newest update among those not yet handed over
@@ -70,7 +74,7 @@ struct Request {
   PrefixCache::Ref prefix = nullptr;  // keeps the first
   int32_t in_tree = 0;                // of `slots`, which belong to the prefix cache
   bool own_copies = false;            // the cache had computed tokens already: no more go there
-  int32_t borrowed = 0;               // of those the ones that others account for
+  int32_t borrowed = 0;               // first tokens that others account for
   int32_t samples_in_flight = 0;
   int32_t plans_in_flight = 0;
   Leaving leaving = Leaving::kNo;

@@ -30,6 +30,7 @@ Status Router::apply(uint64_t job, int32_t rank, const StepResult& result, Micro
 
   const Replica::Flight flight = std::move(replica.in_flight.front());
   replica.in_flight.pop_front();
+  replica.answered_at = now;
   if (result.timings.compute_us > 0) {
     replica.step_time.observe(flight.shape, result.timings.compute_us);
   }

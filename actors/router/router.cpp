@@ -12,6 +12,9 @@
 namespace troupe {
 namespace {
 
+constexpr double kManyTimes = 20;         // what a step is predicted to take, before it is overdue
+constexpr Micros kPatience = 10'000'000;  // a request without a target can start so late
+
 Histogram make_histogram(std::vector<double> bounds) {
   Histogram h;
   h.counts.assign(bounds.size() + 1, 0);
@@ -87,7 +90,7 @@ void Router::submit(TokenizedRequest&& in, Micros now) {
   r.deadline = in.deadline;
   r.priority = in.priority;
   r.tenant = in.tenant;
-  r.cache_salt = in.cache_salt;
+  r.cache_salt = {in.cache_salt, limits_.share_prefixes ? 0 : in.tenant};
   r.ttft_target = in.ttft_target;
   r.tpot_target = in.tpot_target;
   r.request_class = OutputEstimator::class_of(in.endpoint, r.n_prompt);
@@ -161,7 +164,24 @@ void Router::replica_lost(uint64_t job, Micros now) {
   }
 }
 
+std::vector<uint64_t> Router::overdue(Micros now) const {
+  std::vector<uint64_t> jobs;
+  if (limits_.step_timeout <= 0) return jobs;
+  for (const auto& [job, replica] : replicas_) {
+    if (replica->in_flight.empty()) continue;
+    const Replica::Flight& step = replica->in_flight.front();
+    const auto since = static_cast<double>(now - std::max(step.planned_at, replica->answered_at));
+    const double predicted =
+        replica->step_time.knows() ? replica->step_time.predict(step.shape) : 0;
+    if (since > std::max(static_cast<double>(limits_.step_timeout), kManyTimes * predicted)) {
+      jobs.push_back(job);
+    }
+  }
+  return jobs;
+}
+
 void Router::tick(Micros now) {
+  look_at_targets(now);
   std::vector<Request*> late;
   for (const auto& [id, r] : requests_) {
     const bool starved = limits_.queue_timeout > 0 && r->replica == nullptr &&
@@ -220,6 +240,13 @@ void Router::forget(Request& r) {
 void Router::wait(Request& r, Micros now) {
   r.queued_at = now;
   r.overtaken = 0;
+  r.start_by = r.submitted + kPatience;
+  if (r.ttft_target > 0 && !r.started) {
+    const double prefill = prefill_wait(r.tokens, r.cache_salt);
+    r.start_by = r.submitted + r.ttft_target - static_cast<Micros>(prefill);
+    r.look_at = r.start_by;
+    targets_.emplace(r.look_at, r.id);
+  }
   if (waiting_.empty()) {
     drained_ = 0;
     drained_since_ = now;
@@ -234,6 +261,7 @@ void Router::wait(Request& r, Micros now) {
 void Router::leave_queue(Request& r) {
   reconsider_ = true;
   if (!waiting_.remove(r) || r.started) return;
+  targets_.erase({r.look_at, r.id});
   --queued_new_;
   queued_new_tokens_ -= r.n_prompt;
 }

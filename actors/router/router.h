@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -33,7 +35,15 @@ struct RouterLimits {
   /// Prefill chunks are kept so short that a step with running decodes takes at most this many
   /// times as long as it would without them. 0 = the token budget alone decides.
   double decode_slowdown = 0;
-  int32_t min_chunk = 16;                          // tokens; progress of a prefill in any case
+  int32_t min_chunk = 16;  // tokens; progress of a prefill in any case
+  /// A waiting request that cannot make its TTFT target any more goes on behind all others, without
+  /// targets, instead of being refused.
+  bool demote_late = false;
+  /// Tenants find each other's cached prefixes.
+  bool share_prefixes = false;
+  /// A replica whose oldest step has no answer for so long, or for twenty times what such a step is
+  /// predicted to take, is overdue(). 0 = never.
+  Micros step_timeout = 0;
   std::map<uint64_t, double> tenant_weights = {};  // others weigh 1
 };
 
@@ -68,6 +78,8 @@ class Router {
   [[nodiscard]] Status apply(uint64_t job, int32_t rank, const StepResult& result, Micros now);
   /// Deadlines and queue timeouts; call it every 100 ms or so.
   void tick(Micros now);
+  /// Replicas that are there but do not answer: they are to be dropped.
+  [[nodiscard]] std::vector<uint64_t> overdue(Micros now) const;
   /// Forgets all cached prefixes; running requests keep theirs until they end.
   void reset_prefix_cache();
   /// New requests are refused from now on.
@@ -99,12 +111,18 @@ class Router {
                                     bool& stale);
 
   void admit(Micros now);
-  [[nodiscard]] Replica* place(const Request& r);
+  [[nodiscard]] Replica* place(Request& r, Micros now);
+  [[nodiscard]] static int32_t coming(const Replica& replica, const Request& r);
   void start(Request& r, Replica& replica, Micros now);
   void explain(const Request& r, EngineSnapshot::Waiting& out);
   [[nodiscard]] static Demand demand_of(const Request& r);
   void refresh(Replica& replica);
   [[nodiscard]] bool steady(const Replica& replica, const Request& r) const;
+  bool preempt(const Request& head, Micros now);
+  void look_at_targets(Micros now);
+  [[nodiscard]] bool hopeless(const Request& r, Micros now) const;
+  void give_up_target(Request& r, Micros now);
+  [[nodiscard]] double prefill_wait(std::span<const int32_t> prompt, const CacheSalt& salt) const;
   [[nodiscard]] double predicted_wait(const TokenizedRequest& r) const;
   [[nodiscard]] Status promise(const TokenizedRequest& r, Micros now) const;
   void measure_queue(double tokens, Micros now);
@@ -128,6 +146,9 @@ class Router {
   WaitingQueue waiting_;
   int64_t queued_new_tokens_ = 0;  // prompt tokens of waiting requests that never ran
   int32_t queued_new_ = 0;
+  std::set<std::pair<Micros, RequestId>> targets_;  // look_at of waiting requests with a target
+  int32_t passed_over_ = 0;  // starts while the request that has waited longest stayed the same
+  RequestId longest_waiting_ = 0;
   bool reconsider_ = true;   // something happened that may let a waiting request start
   int32_t plans_since_ = 0;  // the queue was last looked at
   // How fast a queue drains: tokens (prompt and expected output) started per second while one

@@ -113,6 +113,7 @@ bool Router::plan_step(Replica& replica, StepPlan& plan, Micros now) {
   plan.closed = std::move(replica.rows_to_close);
   replica.rows_to_close.clear();
   flight.step = plan.step;
+  flight.planned_at = now;
   observe(stats_.step_tokens, static_cast<double>(plan.slots.size()));
   replica.in_flight.push_back(std::move(flight));
   refresh(replica);
@@ -143,11 +144,10 @@ void Router::refresh(Replica& replica) {
 // ranks know its slots.
 void Router::match(Replica& replica, Request& r) const {
   if (!limits_.prefix_cache) return;
-  const int32_t before = r.planned();
   replica.cache.extend(std::span(r.tokens).first(r.tokens.size() - 1), r.cache_salt, r.slots,
                        r.prefix);
   r.in_tree = r.planned();
-  r.borrowed += r.in_tree - before;
+  r.borrowed = std::max(r.borrowed, r.in_tree);
 }
 
 // True when somebody older on the replica is about to compute the tokens that this request needs
@@ -175,7 +175,13 @@ int32_t Router::prefill_budget(const Replica& replica, const StepShape& decodes,
   if (decodes.decodes == 0 || !replica.step_time.knows()) return budget;
   double target = 0;
   if (limits_.decode_slowdown > 0) {
-    target = limits_.decode_slowdown * replica.step_time.predict(decodes);
+    // Prompts get at least their share of the rows: a crowd of them is not held up for a few
+    // streams, which would leave the device with small steps.
+    const auto rows =
+        static_cast<double>(std::count_if(replica.running.begin(), replica.running.end(),
+                                          [](const Request* r) { return r->backlog() > 1; }));
+    const double share = 1 + rows / decodes.decodes;
+    target = std::max(limits_.decode_slowdown, share) * replica.step_time.predict(decodes);
   }
   for (const Request* r : replica.running) {
     if (r->tpot_target == 0 || r->backlog() > 1) continue;
@@ -243,19 +249,33 @@ bool Router::add_work(Replica& replica, Request& r, int32_t n_tokens, StepPlan& 
   return true;
 }
 
-// The pool is exhausted: one running request is paused, unless slots are on their way back already:
-// of those with the lowest priority the youngest, but never the oldest of all. A prefill that would
-// have to pause itself just waits.
+// The pool is exhausted: one running request is paused, unless slots are on their way back already.
+// Of those with the lowest priority it is the youngest without whom the others are forecast to fit;
+// where one is not enough, the one that helps most. Pausing the youngest whatever it frees would
+// pause three to ten in a row. The oldest of all is never paused. A prefill pauses nobody older
+// than itself, it just waits.
 void Router::make_room(Replica& replica, const Request& asking) {
-  for (const Request* r : replica.running) {
+  int32_t lowest = 0;
+  for (size_t i = 0; i < replica.running.size(); ++i) {
+    const Request* r = replica.running[i];
     if (r->leaving != Request::Leaving::kNo) return;
+    if (i == 1 || (i > 1 && r->priority > lowest)) lowest = r->priority;
   }
+  const int64_t claimed = replica.claimed();
   Request* victim = nullptr;
+  double least = 0;
   for (size_t i = replica.running.size(); i-- > (TROUPE_BUG(8) ? 0U : 1U);) {
     Request* r = replica.running[i];
-    if (victim == nullptr || r->priority > victim->priority) victim = r;
+    if (r->priority < lowest) continue;
+    if (r == &asking && asking.backlog() > 1) break;
+    const double peak = replica.admission.peak_without(r->row, claimed);
+    if (victim == nullptr || peak < least) {
+      victim = r;
+      least = peak;
+    }
+    if (peak <= static_cast<double>(replica.info.n_slots)) break;
   }
-  if (victim == nullptr || (victim == &asking && asking.backlog() > 1)) return;
+  if (victim == nullptr) return;
   TROUPE_CHECK(victim != replica.running.front()) << "request " << victim->id << " is the oldest";
   victim->leaving = Request::Leaving::kPause;
   replica.admission.paused();

@@ -72,7 +72,7 @@ void Router::explain(const Request& r, EngineSnapshot::Waiting& out) {
       const auto known = std::span(r.tokens).first(r.tokens.size() - 1);
       const int64_t claimed = replica->claimed();
       Demand demand = demand_of(r);
-      demand.own -= replica->cache.peek(known, r.cache_salt).held;
+      demand.own -= std::max(replica->cache.peek(known, r.cache_salt).held, coming(*replica, r));
       tightest = replica->admission.tightest(demand, claimed, replica->info.n_slots, lengths_);
       if (!replica->admission.fits(demand, claimed, replica->info.n_slots, lengths_)) {
         why = Wait::kSlots;

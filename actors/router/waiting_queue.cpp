@@ -24,6 +24,7 @@ void WaitingQueue::leave(uint64_t id, const Tenant& t) {
 
 void WaitingQueue::push(Request& r) {
   ++size_;
+  by_age_.emplace(r.queued_at, r.id, &r);
   if (r.started) {
     resumed_.insert(&r);
     return;
@@ -46,22 +47,48 @@ bool WaitingQueue::remove(Request& r) {
     t.waiting.erase(&r);
     enter(r.tenant, t);
   }
+  by_age_.erase({r.queued_at, r.id, &r});
   --size_;
   return true;
 }
 
 void WaitingQueue::first(int32_t n, int64_t pool, std::vector<Request*>& out) const {
   out.clear();
+  const auto full = [&] { return static_cast<int32_t>(out.size()) >= n; };
   const auto take = [&](Request* r) {
     if (int64_t{r->n_prompt} + r->max_tokens <= pool) out.push_back(r);
-    return static_cast<int32_t>(out.size()) < n;
   };
-  for (Request* r : resumed_) {
-    if (!take(r)) return;
-  }
-  for (const auto& [priority, served, id] : order_) {
-    for (Request* r : tenants_.at(id).waiting) {
-      if (!take(r)) return;
+  // Tenants whose first requests are taken and whose others have a lower priority.
+  using Rest = std::pair<Place, std::set<Request*, Earlier>::const_iterator>;
+  std::vector<Rest> rest;
+  const auto later = [](const Rest& a, const Rest& b) { return b.first < a.first; };
+  const auto take_tenant = [&](const Place& place, auto at) {
+    const auto& [priority, served, id] = place;
+    const auto end = tenants_.at(id).waiting.end();
+    for (; at != end && (*at)->priority == priority && !full(); ++at) take(*at);
+    if (at == end || full()) return;
+    rest.emplace_back(Place{(*at)->priority, served, id}, at);
+    std::push_heap(rest.begin(), rest.end(), later);
+  };
+  auto resumed = resumed_.begin();
+  auto next = order_.begin();
+  while (!full()) {
+    const Place* place = next != order_.end() ? &*next : nullptr;
+    const bool again = !rest.empty() && (place == nullptr || rest.front().first < *place);
+    if (again) place = &rest.front().first;
+    if (resumed != resumed_.end() &&
+        (place == nullptr || (*resumed)->priority <= std::get<0>(*place))) {
+      take(*resumed++);
+    } else if (again) {
+      std::pop_heap(rest.begin(), rest.end(), later);
+      const Rest chosen = rest.back();
+      rest.pop_back();
+      take_tenant(chosen.first, chosen.second);
+    } else if (place != nullptr) {
+      take_tenant(*place, tenants_.at(std::get<2>(*place)).waiting.begin());
+      ++next;
+    } else {
+      return;
     }
   }
 }

@@ -14,10 +14,11 @@ namespace troupe {
 
 /// Requests that wait for a replica, in the order in which they should start.
 ///
-/// Those that ran already (paused, or their replica was lost) come first. Among new ones the lower
-/// `priority` value comes first; between tenants of equal priority the one that has been served
-/// least per weight (virtual token counters: Sheng et al., OSDI 2024), so no tenant can crowd out
-/// another and nothing idles while anybody waits; within a tenant the older one. O(log n).
+/// The lower `priority` value comes first. Of one priority, those that ran already (paused, or
+/// their replica was lost) come before new ones; between tenants the one that has been served least
+/// per weight (virtual token counters: Sheng et al., OSDI 2024), so no tenant can crowd out another
+/// and nothing idles while anybody waits; within a tenant the one that must start soonest. O(log
+/// n).
 class WaitingQueue {
  public:
   explicit WaitingQueue(std::map<uint64_t, double> weights) : weights_(std::move(weights)) {}
@@ -32,6 +33,10 @@ class WaitingQueue {
   [[nodiscard]] int32_t resumed() const { return static_cast<int32_t>(resumed_.size()); }
   /// The first `n` that need at most `pool` slots in all (another replica may have more).
   void first(int32_t n, int64_t pool, std::vector<Request*>& out) const;
+  /// The one that has waited longest, null when nobody waits.
+  [[nodiscard]] Request* oldest() const {
+    return by_age_.empty() ? nullptr : std::get<Request*>(*by_age_.begin());
+  }
   /// All of them, for the rare events.
   [[nodiscard]] std::vector<Request*> all() const;
 
@@ -46,8 +51,8 @@ class WaitingQueue {
  private:
   struct Earlier {
     bool operator()(const Request* a, const Request* b) const {
-      return std::tie(a->priority, a->submitted, a->id) <
-             std::tie(b->priority, b->submitted, b->id);
+      return std::tie(a->priority, a->start_by, a->submitted, a->id) <
+             std::tie(b->priority, b->start_by, b->submitted, b->id);
     }
   };
   struct Tenant {
@@ -65,6 +70,7 @@ class WaitingQueue {
   std::map<uint64_t, Tenant> tenants_;
   std::set<Place> order_;  // of tenants that have somebody waiting
   std::set<Request*, Earlier> resumed_;
+  std::set<std::tuple<Micros, RequestId, Request*>> by_age_;  // by when the wait began
   double clock_ = 0;  // `served` of the tenant served last: what a newcomer begins with
   int32_t size_ = 0;
 };

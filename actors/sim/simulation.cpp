@@ -47,6 +47,13 @@ struct StepEnd {
 struct Progress {
   Micros arrival = 0, first = 0, last = 0;
   int32_t tokens = 0;
+  bool finished = false;
+
+  [[nodiscard]] bool met(const SimulationOptions& o) const {
+    if (!finished || tokens == 0) return false;
+    if (o.ttft_target > 0 && first - arrival > o.ttft_target) return false;
+    return o.tpot_target == 0 || last - first <= o.tpot_target * (tokens - 1);
+  }
 };
 
 Micros micros(double seconds) { return static_cast<Micros>(std::llround(seconds * 1e6)); }
@@ -135,6 +142,8 @@ void Simulation::submit(size_t index, Micros now) {
   request.id = index + 1;
   request.submitted = micros(from.arrival_s);
   request.sampling.seed = index;
+  request.ttft_target = options_.ttft_target;
+  request.tpot_target = options_.tpot_target;
   request.max_tokens = std::min(from.max_tokens, slots_ - from.prompt_tokens);
   request.stop_tokens = {SimulatedEnds::kEndToken};
   request.prompt.resize(static_cast<size_t>(from.prompt_tokens));
@@ -200,6 +209,7 @@ void Simulation::note(const RequestUpdate& update, Micros now) {
       if (p.tokens == 0) --tokenless_;
       if (update.reason != FinishReason::kError) {
         ++result_.finished;
+        p.finished = true;
       } else if (result_.failed++ == 0) {
         result_.first_error = update.error.message;
       }
@@ -274,6 +284,7 @@ SimulationResult Simulation::result() {
   for (const Progress& p : progress_) {
     first = std::min(first, p.arrival);
     last = std::max(last, p.last);
+    if (p.met(options_)) ++result_.met;
     if (p.tokens == 0) continue;
     ttft.push_back(static_cast<double>(p.first - p.arrival) * 1e-3);
     if (p.tokens > 1) tpot.push_back(static_cast<double>(p.last - p.first) * 1e-3 / (p.tokens - 1));
@@ -291,6 +302,7 @@ SimulationResult Simulation::result() {
   result_.seconds = static_cast<double>(std::max<Micros>(last - first, 0)) * 1e-6;
   if (result_.seconds > 0) {
     result_.output_tokens_per_s = static_cast<double>(result_.output_tokens) / result_.seconds;
+    result_.goodput_per_s = result_.met / result_.seconds;
   }
   return result_;
 }
@@ -303,6 +315,7 @@ RouterLimits simulation_limits(const CostModel& model, const SimulationOptions& 
   limits.max_queue = std::numeric_limits<int32_t>::max();
   limits.max_step_tokens = options.max_step_tokens;
   limits.plan_ahead = options.plan_ahead;
+  limits.decode_slowdown = options.decode_slowdown;
   return limits;
 }
 

@@ -27,6 +27,9 @@ struct SimulationOptions {
   int32_t max_rows = 2048;
   int32_t max_step_tokens = 8192;
   Micros plan_ahead = 25'000;    // microseconds, as `troupe serve` by default
+  double decode_slowdown = 0;    // of RouterLimits
+  Micros ttft_target = 0;        // of every request, 0 = none
+  Micros tpot_target = 0;        // the same
   int32_t kv_slots = 0;          // of a replica; 0 = what the device's memory holds
   Recorder* recorder = nullptr;  // borrowed; null = nothing is recorded
   std::function<void(const SimulationProgress&)> progress;  // may be empty
@@ -50,6 +53,8 @@ struct SimulationResult {
   int64_t prompt_tokens = 0;  // of all requests, cached ones included
   int64_t cached_tokens = 0;
   int32_t finished = 0, failed = 0;
+  int32_t met = 0;  // of the finished ones: that met both targets, each on average
+  double goodput_per_s = 0;
   std::string first_error;  // why the first failed one failed
   double seconds = 0;       // from the first arrival to the last token
   double wall_s = 0;        // that the simulation took

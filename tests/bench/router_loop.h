@@ -15,20 +15,27 @@
 
 namespace troupe::bench {
 
-/// The real Router against one modelled replica in virtual time. The replica runs plans one after
-/// the other, each for as long as StepCost says; a request's stop token comes when it has produced
-/// its job's output. The seed of a request is its job.
+/// The real Router against modelled replicas in virtual time. A replica runs plans one after the
+/// other, each for as long as StepCost says; a request's stop token comes when it has produced its
+/// job's output. The seed of a request is its job.
 class RouterLoop {
  public:
   static constexpr int32_t kStop = 2;
 
-  RouterLoop(const RouterLimits& limits, const ReplicaInfo& info, const StepCost& cost)
-      : router(limits), info_(info), cost_(cost) {
-    router.replica_ready(info, 0);
+  RouterLoop(const RouterLimits& limits, ReplicaInfo info, const StepCost& cost,
+             int32_t n_replicas = 1)
+      : router(limits), cost_(cost) {
+    for (int32_t i = 0; i < n_replicas; ++i, ++info.job) {
+      router.replica_ready(info, 0);
+      devices_[info.job];
+    }
   }
 
   void submit(RequestId id, const Job& job, std::vector<int32_t> prompt) {
-    TokenizedRequest r;
+    submit(id, job, std::move(prompt), TokenizedRequest());
+  }
+  /// `r` has whatever else the request asks for.
+  void submit(RequestId id, const Job& job, std::vector<int32_t> prompt, TokenizedRequest r) {
     r.id = id;
     r.prompt = std::move(prompt);
     r.max_tokens = job.max_tokens;
@@ -39,6 +46,17 @@ class RouterLoop {
     router.submit(std::move(r), now());
   }
 
+  /// Time passes to `at`, unless a result comes first.
+  bool wait_until(double at) {
+    if (const auto* next = first(); next != nullptr && next->flights.front().end <= at)
+      return false;
+    clock_ = std::max(clock_, at);
+    router.tick(now());
+    plan();
+    return true;
+  }
+  void plan() { collect(router.plan(now())); }
+
   /// Delivers the next result and plans. False when nothing is in flight.
   bool step() {
     using Clock = std::chrono::steady_clock;
@@ -46,12 +64,13 @@ class RouterLoop {
     Decision decision = router.plan(now());
     const auto planned = Clock::now();
     collect(std::move(decision));
-    if (flights_.empty()) return false;
-    Flight flight = std::move(flights_.front());
-    flights_.pop_front();
-    clock_ = flight.end;
+    Device* const device = first();
+    if (device == nullptr) return false;
+    Flight flight = std::move(device->flights.front());
+    device->flights.pop_front();
+    clock_ = std::max(clock_, flight.end);
     const auto applying = Clock::now();
-    const Status ok = router.apply(info_.job, 0, flight.result, now());
+    const Status ok = router.apply(flight.job, 0, flight.result, now());
     decided_us =
         std::chrono::duration<double, std::micro>((Clock::now() - applying) + (planned - planning))
             .count();
@@ -80,28 +99,46 @@ class RouterLoop {
     RequestId id = 0;
   };
   struct Flight {
+    uint64_t job = 0;
     double end = 0;
     StepResult result;
   };
+  struct Device {
+    std::deque<Flight> flights;
+    std::map<int32_t, Row> rows;
+    double free_at = 0;
+  };
+
+  /// Whose result comes next, null if nothing is in flight.
+  Device* first() {
+    Device* best = nullptr;
+    for (auto& [job, device] : devices_) {
+      if (device.flights.empty()) continue;
+      if (best == nullptr || device.flights.front().end < best->flights.front().end) best = &device;
+    }
+    return best;
+  }
 
   void collect(Decision&& decision) {
-    for (const auto& [job, plan] : decision.plans) flights_.push_back(execute(plan));
+    for (const auto& [job, plan] : decision.plans) execute(job, plan);
     if (!on_update) return;
     for (const RequestUpdate& u : decision.updates) on_update(u, now());
   }
 
-  Flight execute(const StepPlan& plan) {
+  void execute(uint64_t job, const StepPlan& plan) {
+    Device& device = devices_.at(job);
     Flight flight;
+    flight.job = job;
     flight.result.epoch = plan.epoch;
     flight.result.step = plan.step;
-    for (const int32_t row : plan.closed) rows_.erase(row);
+    for (const int32_t row : plan.closed) device.rows.erase(row);
     for (const OpenRow& open : plan.opened) {
-      rows_[open.row] = {static_cast<int32_t>(open.prefix_slots.size()), open.n_prompt,
-                         open.sampling.seed};
+      device.rows[open.row] = {static_cast<int32_t>(open.prefix_slots.size()), open.n_prompt,
+                               open.sampling.seed};
     }
     StepShape shape;
     for (const RowWork& work : plan.work) {
-      Row& row = rows_.at(work.row);
+      Row& row = device.rows.at(work.row);
       if (work.n_tokens == 1) {
         ++shape.decodes;
         shape.decode_context += row.length + 1;
@@ -118,8 +155,8 @@ class RouterLoop {
       flight.result.sampled.push_back(std::move(sampled));
     }
     const double micros = cost_(shape);
-    device_ = std::max(device_, clock_) + micros;
-    flight.end = device_;
+    device.free_at = std::max(device.free_at, clock_) + micros;
+    flight.end = device.free_at;
     flight.result.timings.compute_us = static_cast<uint32_t>(micros);
     ++report.steps;
     report.computed += shape.decodes + shape.prefill;
@@ -127,16 +164,13 @@ class RouterLoop {
     const EngineStats stats = router.stats();
     report.pool_use +=
         static_cast<double>(stats.slots_used) / static_cast<double>(stats.slots_total);
-    return flight;
+    device.flights.push_back(std::move(flight));
   }
 
-  ReplicaInfo info_;
   StepCost cost_;
-  std::deque<Flight> flights_;
-  std::map<int32_t, Row> rows_;
+  std::map<uint64_t, Device> devices_;  // by job
   std::unordered_map<RequestId, int32_t> outputs_;
   double clock_ = 0;
-  double device_ = 0;
 };
 
 inline SimReport run_router(const Workload& workload, const RouterLimits& limits,

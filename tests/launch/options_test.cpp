@@ -41,6 +41,28 @@ TEST(Options, serve_has_its_defaults) {
   EXPECT_EQ(serve.drain_timeout, 30);
 }
 
+TEST(Options, serve_takes_how_it_is_to_behave_under_load) {
+  const auto usual = parsed<ServeCommand>({"serve", "/tmp"});
+  EXPECT_EQ(usual.decode_slowdown, 0);  // place() decides
+  EXPECT_EQ(usual.late_requests, "refuse");
+  EXPECT_EQ(usual.step_timeout, 60);
+  EXPECT_FALSE(usual.share_prefixes);
+  const auto serve =
+      parsed<ServeCommand>({"serve", "/tmp", "--decode-slowdown", "1.5", "--late-requests",
+                            "demote", "--step-timeout", "30", "--share-prefixes"});
+  EXPECT_EQ(serve.decode_slowdown, 1.5);
+  EXPECT_EQ(serve.late_requests, "demote");
+  EXPECT_EQ(serve.step_timeout, 30);
+  EXPECT_TRUE(serve.share_prefixes);
+  for (const char* bad : {"0.5", "1", "-1", "2000", "nan", "fast"}) {
+    EXPECT_THAT(refused({"serve", "/tmp", "--decode-slowdown", bad}).err,
+                HasSubstr("--decode-slowdown"))
+        << bad;
+  }
+  EXPECT_EQ(refused({"serve", "/tmp", "--step-timeout", "1"}).code, 2);
+  EXPECT_EQ(refused({"serve", "/tmp", "--late-requests", "drop"}).code, 2);
+}
+
 TEST(Options, serve_takes_every_value) {
   const auto serve = parsed<ServeCommand>({"serve",
                                            "/tmp",

@@ -28,11 +28,21 @@ TEST(OutputEstimator, BinsAreContiguousAndOrdered) {
 
 TEST(OutputEstimator, StartsWithAMildPriorBoundedByMaxTokens) {
   OutputEstimator e;
-  EXPECT_NEAR(e.survival(0).at(OutputEstimator::kPriorMedian), 0.5F, 0.01F);
+  EXPECT_NEAR(e.survival(0).at(OutputEstimator::kPriorMean), std::exp(-1.0), 0.03);
   EXPECT_LT(e.expected(0, 0, 100), 100);
   EXPECT_GT(e.expected(0, 0, 100), 90);
-  // The longer it has run, the longer it may still run.
-  EXPECT_GT(e.expected(0, 4000, 100000), e.expected(0, 0, 100000));
+}
+
+TEST(OutputEstimator, WhatNobodyReachedYetGoesOnLikeTheLongestKnown) {
+  OutputEstimator e;
+  // Of 40 requests, half have ended between 1,000 and 2,000; the others run on at 2,000.
+  for (int32_t i = 0; i < 20; ++i) play(e, 0, 1000 + 50 * i);
+  for (int32_t i = 0; i < 20; ++i) play(e, 0, 2000, false);
+  // In 1,000 tokens half of them ended: mean 1,443 more.
+  EXPECT_GT(e.expected(0, 2000, 100000), 900);
+  EXPECT_LT(e.expected(0, 2000, 100000), 2200);
+  // Nobody ends before 1,000, so nothing says that a fresh one will.
+  EXPECT_GT(e.survival(0).at(900), 0.9F);
 }
 
 TEST(OutputEstimator, LearnsAndConditionsOnWhatWasProduced) {
@@ -143,6 +153,23 @@ TEST_F(AdmissionTest, SettingAndClearingLeavesNothing) {
   }
   for (int32_t row = 0; row < 64; ++row) admission.clear(row);
   EXPECT_NEAR(admission.peak(0), 0, 1e-3);
+}
+
+TEST_F(AdmissionTest, TheMoreRowsTheSmallerTheReserve) {
+  const double few = admission.reserve();
+  for (int32_t row = 0; row < 64; ++row) admission.set(row, {0, 0, 10, 100}, lengths);
+  const double many = admission.reserve();
+  EXPECT_LT(many, few);
+  EXPECT_GE(many, 1.5);
+  for (int32_t row = 0; row < 64; ++row) admission.clear(row);
+  EXPECT_EQ(admission.reserve(), few);
+}
+
+TEST_F(AdmissionTest, SaysWhatARowsLeavingWouldChange) {
+  admission.set(0, {0, 0, 500, 8000}, lengths);    // is to grow by 1,000
+  admission.set(1, {0, 950, 500, 8000}, lengths);  // is about to end
+  EXPECT_LT(admission.peak_without(0, 1000), admission.peak_without(1, 1000));
+  EXPECT_LT(admission.peak_without(1, 1000), admission.peak(1000));
 }
 
 TEST_F(AdmissionTest, PausesRaiseTheReserveAndEndsLowerIt) {

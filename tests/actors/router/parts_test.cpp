@@ -110,7 +110,7 @@ TEST_F(WaitingQueueTest, FirstComeFirstServedWithinATenant) {
   EXPECT_EQ(q.size(), 1);
 }
 
-TEST_F(WaitingQueueTest, PriorityComesBeforeAgeAndResumedBeforeAll) {
+TEST_F(WaitingQueueTest, PriorityComesFirstThenWhoRanAlready) {
   WaitingQueue q({});
   Request& late = add(q, 1, 10, 5);
   Request& soon = add(q, 2, 20, -1);
@@ -121,7 +121,7 @@ TEST_F(WaitingQueueTest, PriorityComesBeforeAgeAndResumedBeforeAll) {
   q.arrive(resumed);
   q.push(resumed);
   q.first(9, kAnyPool, out);
-  EXPECT_THAT(out, testing::ElementsAre(&resumed, &soon, &normal, &late));
+  EXPECT_THAT(out, testing::ElementsAre(&soon, &resumed, &normal, &late));
   EXPECT_EQ(q.resumed(), 1);
 }
 

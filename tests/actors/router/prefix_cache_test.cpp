@@ -30,7 +30,7 @@ class PrefixCacheTest : public testing::Test {
     Sequence s;
     s.tokens = tokens;
     s.salt = salt;
-    cache.extend(std::span(s.tokens).first(tokens.size() - 1), salt, s.slots, s.ref);
+    cache.extend(std::span(s.tokens).first(tokens.size() - 1), {salt}, s.slots, s.ref);
     s.in_tree = static_cast<int32_t>(s.slots.size());
     return s;
   }
@@ -39,18 +39,18 @@ class PrefixCacheTest : public testing::Test {
     if (slots.free() < n) cache.evict(n - slots.free(), slots);
     slots.take(n, s.slots);
     if (s.own_copies) return;
-    s.in_tree =
-        cache.insert(std::span(s.tokens).first(s.slots.size()), s.slots, s.in_tree, s.salt, s.ref);
+    s.in_tree = cache.insert(std::span(s.tokens).first(s.slots.size()), s.slots, s.in_tree,
+                             {s.salt}, s.ref);
     s.own_copies = s.in_tree < static_cast<int32_t>(s.slots.size());
   }
   void compute(Sequence& s) { chunk(s, static_cast<int32_t>(s.tokens.size() - s.slots.size())); }
   void finish(Sequence& s) {
     const size_t computed = std::min(s.tokens.size(), s.slots.size());
-    cache.release(std::span(s.tokens).first(computed), s.slots, s.in_tree, s.salt, s.ref, slots);
+    cache.release(std::span(s.tokens).first(computed), s.slots, s.in_tree, {s.salt}, s.ref, slots);
     s = {};
   }
   int32_t cached(const Tokens& tokens, uint64_t salt = 0) const {
-    return cache.peek(tokens, salt).cached;
+    return cache.peek(tokens, {salt}).cached;
   }
   void check(const std::vector<const Sequence*>& live) const {
     std::vector<PrefixCache::Ref> refs;
@@ -91,10 +91,10 @@ TEST_F(PrefixCacheTest, AChunkIsSharedWhileItsSequenceGoesOn) {
   Sequence b = start({1, 2, 3, 4, 5, 7});
   EXPECT_EQ(b.slots.size(), 3U);
   chunk(a, 3);
-  cache.extend(std::span(b.tokens).first(5), 0, b.slots, b.ref);
+  cache.extend(std::span(b.tokens).first(5), {}, b.slots, b.ref);
   b.in_tree = static_cast<int32_t>(b.slots.size());
   EXPECT_EQ(b.slots.size(), 5U);
-  EXPECT_EQ(cache.peek(b.tokens, 0).held, 5);
+  EXPECT_EQ(cache.peek(b.tokens, {}).held, 5);
   compute(b);
   check({&a, &b});
   finish(a);

@@ -434,6 +434,230 @@ TEST(Router, ARequestGoesWhereItsPrefixIs) {
   for (RequestId id = 1; id <= 3; ++id) w.expect_complete(id);
 }
 
+TEST(Router, AHigherPriorityPausesLowerOnesThatAreInItsWay) {
+  World w;
+  w.add_replica(1, 400, 8);
+  for (RequestId id = 1; id <= 3; ++id) {
+    TokenizedRequest r = w.request(id, prompt_of(60, static_cast<int32_t>(id)), 30);
+    r.priority = 1;
+    w.submit(std::move(r));
+  }
+  for (int i = 0; i < 6; ++i) w.deliver(1);
+  ASSERT_EQ(w.router.stats().running, 3);
+  TokenizedRequest urgent = w.request(9, prompt_of(150, 9), 20);
+  w.submit(std::move(urgent));
+  for (int i = 0; i < 4; ++i) w.deliver(1);
+  EXPECT_GT(w.router.stats().pauses, 0U);
+  w.run_to_end();
+  for (const RequestId id : {1, 2, 3, 9}) w.expect_complete(id);
+  const auto place = [&](RequestId id) {
+    return std::find(w.end_order.begin(), w.end_order.end(), id) - w.end_order.begin();
+  };
+  EXPECT_LT(place(9), std::max(place(2), place(3)));
+  expect_empty(w);
+}
+
+TEST(Router, NobodyIsPausedForAnEqualOrLowerPriority) {
+  World w;
+  w.add_replica(1, 400, 8);
+  for (RequestId id = 1; id <= 3; ++id) w.submit(id, prompt_of(60, static_cast<int32_t>(id)), 60);
+  for (int i = 0; i < 6; ++i) w.deliver(1);
+  for (const RequestId id : {8, 9}) {
+    TokenizedRequest r = w.request(id, prompt_of(150, static_cast<int32_t>(id)), 20);
+    r.priority = id == 9 ? 1 : 0;
+    w.submit(std::move(r));
+  }
+  w.run_to_end();
+  EXPECT_EQ(w.router.stats().pauses, 0U);
+}
+
+TEST(Router, AStreamOfUrgentRequestsStarvesNobody) {
+  World w;
+  w.add_replica(1, 400, 2);
+  const auto add = [&](RequestId id, int32_t priority) {
+    TokenizedRequest r = w.request(id, prompt_of(40, static_cast<int32_t>(id)), 30);
+    r.priority = priority;
+    w.submit(std::move(r));
+  };
+  RequestId next = 1;
+  for (; next <= 3; ++next) add(next, 5);
+  // Always four urgent ones in the queue.
+  int32_t delivered = 0;
+  while (!(w.ends.contains(1) && w.ends.contains(2) && w.ends.contains(3)) && delivered < 20'000) {
+    while (w.router.stats().queued < 5) add(next++, 0);
+    w.deliver(1);
+    ++delivered;
+  }
+  for (RequestId id = 1; id <= 3; ++id) EXPECT_TRUE(w.ends.contains(id)) << id;
+  EXPECT_GT(next, 20U);  // and the urgent ones went first
+  w.run_to_end();
+  for (RequestId id = 1; id < next; ++id) w.expect_complete(id);
+}
+
+TEST(Router, WeightsDivideTheWorkAndIdleTimeIsNotWasted) {
+  World w({.max_context = 4096, .max_queue = 1000, .tenant_weights = {{1, 3.0}, {2, 1.0}}});
+  w.add_replica(1, 2048, 2);
+  RequestId next = 1;
+  const auto add = [&](uint64_t tenant) {
+    TokenizedRequest r = w.request(next, prompt_of(10, static_cast<int32_t>(next)), 8);
+    r.tenant = tenant;
+    w.submit(std::move(r));
+    ++next;
+  };
+  for (int i = 0; i < 120; ++i) add(1);
+  for (int i = 0; i < 120; ++i) add(2);
+  const auto ended_of_1 = [&] {
+    return std::count_if(w.end_order.begin(), w.end_order.end(),
+                         [](RequestId id) { return id <= 120; });
+  };
+  while (w.end_order.size() < 80) w.deliver(1);
+  EXPECT_NEAR(static_cast<double>(ended_of_1()), 60, 6);
+  // Once the heavier one has nothing left, the other has both rows: nothing idles.
+  while (ended_of_1() < 120) w.deliver(1);
+  w.deliver(1);
+  EXPECT_EQ(w.router.stats().running, 2);
+  w.run_to_end();
+  for (RequestId id = 1; id < next; ++id) w.expect_complete(id);
+}
+
+// A replica that has taught the router its speed: 0.1 s a step of at most 64 tokens.
+World& slow(World& w) {
+  w.compute_us = 100'000;
+  w.add_replica(1, 4096, 1);
+  for (RequestId id = 1; id <= 6; ++id) w.submit(id, prompt_of(600, static_cast<int32_t>(id)), 20);
+  w.run_to_end();
+  return w;
+}
+
+TEST(Router, ATargetThatBecomesImpossibleInTheQueueIsRefusedThen) {
+  World w;
+  slow(w);
+  w.submit(10, prompt_of(20, 10), 400);  // holds the only row
+  TokenizedRequest r = w.request(11, prompt_of(100, 11), 5);
+  r.ttft_target = 60'000'000;
+  w.submit(std::move(r));
+  EXPECT_FALSE(w.ends.contains(11));
+  w.now += 30'000'000;
+  w.router.tick(w.now);
+  w.plan();
+  EXPECT_FALSE(w.ends.contains(11));
+  w.now += 29'950'000;  // less than its prefill takes is left
+  w.router.tick(w.now);
+  w.plan();
+  ASSERT_TRUE(w.errors.contains(11));
+  EXPECT_EQ(w.errors.at(11).code, ErrorCode::kDeadlineExceeded);
+  EXPECT_THAT(w.errors.at(11).message, testing::HasSubstr("predicted time to the first token is"));
+  w.run_to_end();
+  w.expect_complete(10);
+}
+
+TEST(Router, ALateRequestMayGoOnBehindAllOthersInstead) {
+  World w({.max_context = 4096, .max_queue = 1000, .demote_late = true});
+  slow(w);
+  w.submit(10, prompt_of(20, 10), 100);
+  TokenizedRequest r = w.request(11, prompt_of(100, 11), 5);
+  r.ttft_target = 60'000'000;
+  w.submit(std::move(r));
+  w.now += 61'000'000;
+  w.router.tick(w.now);
+  w.submit(12, prompt_of(30, 12), 5);
+  w.run_to_end();
+  for (const RequestId id : {10, 11, 12}) w.expect_complete(id);
+  EXPECT_EQ(w.end_order.back(), 11U);
+}
+
+TEST(Router, WhoMustStartSoonestStartsFirst) {
+  World w;
+  slow(w);
+  w.submit(10, prompt_of(20, 10), 40);
+  for (const RequestId id : {11, 12, 13}) {
+    TokenizedRequest r = w.request(id, prompt_of(30, static_cast<int32_t>(id)), 5);
+    if (id != 11) r.ttft_target = id == 12 ? 9'000'000 : 7'000'000;
+    w.submit(std::move(r));
+  }
+  w.run_to_end();
+  EXPECT_EQ(std::vector<RequestId>(w.end_order.end() - 4, w.end_order.end()),
+            (std::vector<RequestId>{10, 13, 12, 11}));
+}
+
+TEST(Router, AReplicaThatDoesNotAnswerIsOverdue) {
+  World w({.max_context = 4096, .max_queue = 1000, .step_timeout = 30'000'000});
+  w.compute_us = 100'000;
+  w.add_replica(1, 4096);
+  w.add_replica(2, 4096);
+  w.now += 100'000'000;
+  EXPECT_THAT(w.router.overdue(w.now), testing::IsEmpty());  // nothing was asked of them
+  for (RequestId id = 1; id <= 4; ++id) w.submit(id, prompt_of(20, static_cast<int32_t>(id)), 40);
+  for (int i = 0; i < 5; ++i) {
+    w.deliver(1);
+    w.deliver(2);
+  }
+  w.now += 29'000'000;
+  EXPECT_THAT(w.router.overdue(w.now), testing::IsEmpty());
+  w.deliver(2);
+  w.now += 2'000'000;
+  ASSERT_THAT(w.router.overdue(w.now), testing::ElementsAre(1U));
+  w.lose_replica(1);  // what the shell then does
+  w.run_to_end();
+  for (RequestId id = 1; id <= 4; ++id) w.expect_complete(id);
+}
+
+TEST(Router, TenantsShareNoPrefixesUnlessToldTo) {
+  for (const bool share : {false, true}) {
+    World w({.max_context = 4096, .max_queue = 1000, .share_prefixes = share});
+    w.add_replica(1, 2048);
+    for (const RequestId id : {1, 2, 3}) {
+      TokenizedRequest r = w.request(id, prompt_of(60, 3), 2);
+      r.tenant = id == 2 ? 2 : 1;
+      w.submit(std::move(r));
+      w.run_to_end();
+    }
+    EXPECT_EQ(w.cached[2], share ? 59 : 0);
+    EXPECT_EQ(w.cached[3], 59);
+  }
+}
+
+TEST(Router, AWaveComputesASharedPrefixOnOneReplica) {
+  World w;
+  for (uint64_t job = 1; job <= 2; ++job) w.add_replica(job, 4000, 12);
+  std::vector<TokenizedRequest> wave;
+  for (RequestId id = 1; id <= 24; ++id) {
+    std::vector<int32_t> prompt = prompt_of(300, static_cast<int32_t>(id % 4));
+    for (int32_t i = 0; i < 20; ++i) prompt.push_back(100 + static_cast<int32_t>(id) + i);
+    wave.push_back(w.request(id, std::move(prompt), 3));
+  }
+  for (TokenizedRequest& r : wave) {  // all before the first plan
+    w.prompts[r.id] = r.prompt;
+    w.limits_of[r.id] = r.max_tokens;
+    w.router.submit(std::move(r), w.now);
+  }
+  w.plan();
+  EXPECT_FALSE(w.results[1].empty());
+  EXPECT_FALSE(w.results[2].empty());
+  w.run_to_end();
+  int64_t output = 0;
+  for (RequestId id = 1; id <= 24; ++id) {
+    w.expect_complete(id);
+    output += static_cast<int64_t>(w.outputs[id].size()) + 1;
+  }
+  // Four prefixes once, every own part, and the output.
+  EXPECT_LE(w.replicas.at(1).computed + w.replicas.at(2).computed, 4 * 300 + 24 * 20 + output);
+}
+
+TEST(Router, ALostReplicasRequestsMoveToTheOther) {
+  World w;
+  w.add_replica(1, 1024);
+  w.add_replica(2, 1024);
+  for (RequestId id = 1; id <= 8; ++id) w.submit(id, prompt_of(30, static_cast<int32_t>(id)), 40);
+  ASSERT_FALSE(w.results[1].empty());
+  ASSERT_FALSE(w.results[2].empty());
+  for (int i = 0; i < 4; ++i) w.deliver(1);
+  w.lose_replica(1);
+  EXPECT_EQ(w.router.stats().running, 8);
+  w.run_to_end();
+  for (RequestId id = 1; id <= 8; ++id) w.expect_complete(id);
+}
+
 TEST(Router, DuplicatesChangeNothingAndAMissingReportIsAnError) {
   World w;
   w.add_replica(1, 512);
