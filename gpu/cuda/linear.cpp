@@ -17,18 +17,15 @@
 namespace troupe::cuda {
 namespace {
 
-// With more tokens the own kernels are not even tried.
-constexpr int32_t kMostTokensTried = 256;
 constexpr int32_t kLtCandidates = 8;
-constexpr int32_t kStreamCandidates = 16;
 // A later candidate must be better by this much.
-constexpr double kClearly = 0.98;
+constexpr double kClearly = 0.998;
 constexpr int64_t kBeyondCache = int64_t{160} << 20;
 
-/// Worth a try: no second pass over the weights, no tile half empty.
+/// The narrowest own kernel that takes all tokens at once.
 bool is_fitting(const StreamPlan& plan, int32_t n_tokens) {
   const int32_t width = plan.kernel->tokens;
-  return n_tokens <= width ? width <= 16 || width < 2 * n_tokens : width >= 64;
+  return n_tokens <= width && (width == 8 || n_tokens > width / 2);
 }
 
 using Kernel = std::variant<StreamPlan, LtPlan>;
@@ -40,6 +37,7 @@ struct Linear::Impl {
 
   [[nodiscard]] std::span<std::byte> space() const { return {workspace.data(), workspace.size()}; }
   void multiply(const GemmShape& shape, const GemmCall& call, cudaStream_t stream);
+  [[nodiscard]] bool is_tuned(const GemmShape& shape) const;
   void launch(const Kernel& kernel, const GemmShape& shape, const GemmCall& call,
               cudaStream_t stream);
   [[nodiscard]] Kernel choose(const GemmShape& shape) const;
@@ -84,17 +82,13 @@ Kernel Linear::Impl::choose(const GemmShape& shape) const {
 std::vector<Kernel> Linear::Impl::candidates(const GemmShape& shape) const {
   std::vector<Kernel> out;
   for (const LtPlan& plan : lt.plans(shape, workspace.size(), kLtCandidates)) out.push_back(plan);
-  if (shape.n_tokens > kMostTokensTried && !out.empty()) return out;
-  int32_t tried = 0;
   for (const StreamPlan& plan : stream_gemm.plans(shape)) {
-    if (!is_fitting(plan, shape.n_tokens)) continue;
-    out.push_back(plan);
-    if (++tried == kStreamCandidates) break;
+    if (is_fitting(plan, shape.n_tokens)) out.push_back(plan);
   }
   return out;
 }
 
-/// The evenest cut with the fewest passes over the weights.
+/// The one with the fewest passes over the weights.
 std::optional<StreamPlan> Linear::Impl::usual(const GemmShape& shape) const {
   std::optional<StreamPlan> best;
   const auto passes = [&](const StreamPlan& p) {
@@ -143,15 +137,40 @@ void Linear::save_table(const std::string& path) const {
   write_tune_table(path, TuneKey::of_current_device(), impl_->table);
 }
 
-void Linear::tune(const Weight& w, int32_t n_tokens, cudaStream_t stream) {
+bool Linear::Impl::is_tuned(const GemmShape& shape) const {
+  if (shape.n_tokens == 0 || shape.rows == 0 || shape.cols == 0) return true;
+  const auto it = table.find(shape);
+  return it != table.end() && restore(shape, it->second);
+}
+
+void Linear::tune(const Weight& w, int32_t n_tokens, bool f32_out,
+                  const std::function<double()>& time) {
   Impl& impl = *impl_;
-  const GemmShape shape = {w.rows, w.cols, n_tokens, w.format, false};
-  if (n_tokens == 0 || w.rows == 0 || w.cols == 0) return;
-  if (const auto it = impl.table.find(shape);
-      it != impl.table.end() && impl.restore(shape, it->second)) {
-    return;
+  const GemmShape shape = {w.rows, w.cols, n_tokens, w.format, f32_out};
+  if (impl.is_tuned(shape)) return;
+  std::optional<Kernel> best;
+  TunedKernel& entry = impl.table[shape];
+  for (const Kernel& kernel : impl.candidates(shape)) {
+    impl.chosen.insert_or_assign(shape, kernel);
+    const double us = time();
+    if (best && us > entry.us * kClearly) continue;
+    best = kernel;
+    entry.us = us;
+    if (const auto* own = std::get_if<StreamPlan>(&kernel)) {
+      entry.kernel = own->cut;
+    } else {
+      entry.kernel = std::get<LtPlan>(kernel).algorithm;
+    }
   }
-  TROUPE_CUDA(cudaStreamSynchronize(stream));  // the workspace is in use until then
+  if (best) {
+    impl.chosen.insert_or_assign(shape, *best);
+  } else {
+    impl.table.erase(shape);
+  }
+}
+
+void Linear::tune_alone(const Weight& w, int32_t n_tokens, bool f32_out, cudaStream_t stream) {
+  if (impl_->is_tuned({w.rows, w.cols, n_tokens, w.format, f32_out})) return;
   const int64_t bytes = w.rows * w.cols * element_bytes(w.format);
   const int64_t copies = (kBeyondCache + bytes - 1) / bytes;
   const size_t stride = static_cast<size_t>((bytes + 255) / 256 * 256);
@@ -163,36 +182,29 @@ void Linear::tune(const Weight& w, int32_t n_tokens, cudaStream_t stream) {
   DeviceBuffer<__nv_bfloat16> x(static_cast<size_t>(n_tokens * w.cols));
   DeviceBuffer<uint8_t> codes(x.size());
   DeviceBuffer<float> scale(static_cast<size_t>(n_tokens));
-  DeviceBuffer<__nv_bfloat16> out(static_cast<size_t>(n_tokens * w.rows));
+  DeviceBuffer<std::byte> out(static_cast<size_t>(n_tokens * w.rows) * (f32_out ? 4 : 2));
   fill_normal(x.data(), n_tokens * w.cols, 1.0F, 1, stream);
   const bool fp8 = w.format == WeightFormat::kFp8;
   if (fp8) {
     quantize_rows(codes.data(), scale.data(), x.data(), n_tokens, static_cast<int32_t>(w.cols),
                   stream);
   }
-  TROUPE_CUDA(cudaStreamSynchronize(stream));
+  TROUPE_CUDA(cudaStreamSynchronize(stream));  // the workspace is free now, too
 
-  double best = 0.0;
-  for (const Kernel& kernel : impl.candidates(shape)) {
-    const double us = time_in_graph(
+  const Activation in = {fp8 ? static_cast<const void*>(codes.data()) : x.data(), scale.data()};
+  tune(w, n_tokens, f32_out, [&] {
+    return time_in_graph(
         [&](int32_t i, cudaStream_t s) {
-          const void* data =
-              copies > 1 ? weights.data() + static_cast<size_t>(i % copies) * stride : w.data;
-          const void* in = fp8 ? static_cast<const void*>(codes.data()) : x.data();
-          impl.launch(kernel, shape, {out.data(), data, in}, s);
+          Weight copy = w;
+          if (copies > 1) copy.data = weights.data() + static_cast<size_t>(i % copies) * stride;
+          if (f32_out) {
+            run_f32(reinterpret_cast<float*>(out.data()), copy, in, n_tokens, s);
+          } else {
+            run(reinterpret_cast<__nv_bfloat16*>(out.data()), copy, in, n_tokens, s);
+          }
         },
-        static_cast<int32_t>(std::clamp<int64_t>(2 * copies, 8, 200)));
-    if (best > 0.0 && us > best * kClearly) continue;
-    best = us;
-    TunedKernel& entry = impl.table[shape];
-    entry.us = us;
-    if (const auto* own = std::get_if<StreamPlan>(&kernel)) {
-      entry.kernel = own->cut;
-    } else {
-      entry.kernel = std::get<LtPlan>(kernel).algorithm;
-    }
-    impl.chosen.insert_or_assign(shape, kernel);
-  }
+        static_cast<int32_t>(std::clamp<int64_t>(2 * copies, 3, 200)));
+  });
 }
 
 Product Linear::run(__nv_bfloat16* out, const Weight& w, const Activation& x, int32_t n_tokens,
