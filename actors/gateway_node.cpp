@@ -1,6 +1,7 @@
 // The gateway process's node: tokenizers, router, detokenizers and the Engine in front of them.
 
 #include "actors/clock.h"
+#include "actors/log_file.h"
 #include "actors/model_shape.h"
 #include "actors/node.h"
 #include "actors/published.h"
@@ -34,6 +35,33 @@ RouterLimits router_limits(const Checkpoint& checkpoint, const GatewayOptions& o
   limits.max_step_tokens = options.max_step_tokens;
   limits.queue_timeout = options.queue_timeout.count() * 1000;
   return limits;
+}
+
+EngineEvent failed(ErrorCode code, const char* message) {
+  EngineEvent event;
+  event.kind = EngineEvent::Kind::kFinished;
+  event.reason = FinishReason::kError;
+  event.error = fail(code, message);
+  return event;
+}
+
+/// A sink that gets its kFinished also when it is dropped on the way, with an actor that is gone.
+Sink with_end(Sink sink) {
+  struct Stream {
+    explicit Stream(Sink s) : sink(std::move(s)) {}
+    ~Stream() {
+      if (!ended) sink(failed(ErrorCode::kUnavailable, "the server is shutting down"));
+    }
+    Stream(const Stream&) = delete;
+    Stream& operator=(const Stream&) = delete;
+    Sink sink;
+    bool ended = false;
+  };
+  // Shared by the copies of one std::function, of which one is used.
+  return [stream = std::make_shared<Stream>(std::move(sink))](EngineEvent&& event) {
+    stream->ended = event.kind == EngineEvent::Kind::kFinished;
+    stream->sink(std::move(event));
+  };
 }
 
 class ActorGateway final : public GatewayNode {
@@ -105,14 +133,14 @@ class ActorGateway final : public GatewayNode {
 
   RequestId submit(GenerateRequest request, Sink sink) override {
     const RequestId id = next_id_.fetch_add(1, std::memory_order_relaxed);
+    if (ended_) {
+      sink(failed(ErrorCode::kUnavailable, "the server is shutting down"));
+      return id;
+    }
     // Requests that wait for a tokenizer are bounded like those that wait for the router.
     if (backlog_->fetch_add(1, std::memory_order_relaxed) >= options_.max_queue) {
       backlog_->fetch_sub(1, std::memory_order_relaxed);
-      EngineEvent event;
-      event.kind = EngineEvent::Kind::kFinished;
-      event.reason = FinishReason::kError;
-      event.error = fail(ErrorCode::kQueueFull, "too many requests are waiting; try again later");
-      sink(std::move(event));
+      sink(failed(ErrorCode::kQueueFull, "too many requests are waiting; try again later"));
       return id;
     }
     OpenStream open;
@@ -120,7 +148,7 @@ class ActorGateway final : public GatewayNode {
     open.stop = request.stop;
     open.skip_special_tokens = request.skip_special_tokens;
     open.logprobs = request.sampling.n_logprobs >= 0;
-    open.sink = std::move(sink);
+    open.sink = with_end(std::move(sink));
     // In this order: the stream is there before anything can happen to the request.
     caf::anon_send(detokenizers_[id % detokenizers_.size()], std::move(open));
     caf::anon_send(tokenizers_[id % tokenizers_.size()],
@@ -148,6 +176,11 @@ class ActorGateway final : public GatewayNode {
     return text + decoder.flush();
   }
   [[nodiscard]] uint16_t port() const override { return port_; }
+  void end_streams() override {
+    ended_ = true;
+    // Detokenizers end what they have when they go.
+    for (const auto& d : detokenizers_) caf::anon_send_exit(d, caf::exit_reason::user_shutdown);
+  }
   void drain() override { caf::anon_send(router_, drain_atom_v); }
   void dismiss(uint64_t job) override { caf::anon_send(router_, dismiss_atom_v, job); }
 
@@ -200,6 +233,7 @@ class ActorGateway final : public GatewayNode {
   std::shared_ptr<Picture> picture_ = std::make_shared<Picture>();  // shared with the router
   std::shared_ptr<std::atomic<int32_t>> backlog_ = std::make_shared<std::atomic<int32_t>>(0);
   std::atomic<RequestId> next_id_{1};
+  std::atomic<bool> ended_{false};
   uint16_t port_ = 0;
   std::vector<std::unique_ptr<Communicator>> communicators_;  // outlive the workers
   SystemConfig config_;
@@ -226,8 +260,9 @@ Result<std::unique_ptr<GatewayNode>> GatewayNode::start(
   }
   std::shared_ptr<Recorder> recorder;
   if (!options.record.empty()) {
-    auto opened = Recorder::open(options.record, options.record_limit,
-                                 router_limits(checkpoint, options), options.on_record_end);
+    auto opened =
+        record_to_file(options.record, options.record_limit, router_limits(checkpoint, options),
+                       /*wait=*/false, options.on_record_end);
     if (!opened) return opened.error();
     recorder = std::move(*opened);
   }

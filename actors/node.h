@@ -58,6 +58,8 @@ class GatewayNode : public Engine {
   [[nodiscard]] virtual uint16_t port() const = 0;
   /// Refuses new requests from now on; running ones go on.
   virtual void drain() = 0;
+  /// Ends every stream with kUnavailable, soon, and refuses all new ones: for the very end.
+  virtual void end_streams() = 0;
   /// Tells the ranks of a replica to leave (0 = all).
   virtual void dismiss(uint64_t job) = 0;
   /// A replica inside this process: `communicators.size()` ranks on threads of their own.

@@ -27,6 +27,10 @@ class Communicator {
   /// before they are done; capturable. Only communicators made for GPUs and single ranks have them.
   virtual void device_all_reduce_sum(void* bf16, int64_t count, void* cuda_stream);
   virtual void device_all_gather(const void* mine, void* all, int64_t bytes, void* cuda_stream);
+  /// Throws DeviceError when collectives on device memory cannot end any more: a peer or the
+  /// network failed, or abort() was called. What this rank has on its streams ends after that, with
+  /// undefined results. Cheap: the worker thread asks while it waits for its device.
+  virtual void check() {}
   /// Makes every blocked and later call on any rank of this process fail. Any thread.
   virtual void abort() noexcept = 0;
 };

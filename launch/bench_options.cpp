@@ -1,5 +1,7 @@
 #include "launch/bench_options.h"
 
+#include "launch/option_checks.h"
+
 #include <CLI/CLI.hpp>
 
 #include <charconv>
@@ -67,6 +69,7 @@ void add_bench_serve(CLI::App& app, BenchServeCommand& bench) {
           ->check(CLI::Range(1, 1 << 14))
           ->capture_default_str();
   app.add_option("--rate", bench.rate, "Open loop: arrivals a second, Poisson")
+      ->check(CLI::Validator(finite, "", ""))
       ->check(CLI::Range(1e-3, 1e6))
       ->excludes(concurrency);
   add_range(app, "--input-tokens", bench.input, "Prompt length, N or LOW:HIGH");
@@ -75,8 +78,10 @@ void add_bench_serve(CLI::App& app, BenchServeCommand& bench) {
   app.add_flag("--respect-eos", bench.respect_eos,
                "Do not send `ignore_eos`: for servers that refuse it; answers may be shorter");
   app.add_option("--slo-ttft", bench.slo_ttft, "Goodput: first token within, milliseconds")
+      ->check(CLI::Validator(finite, "", ""))
       ->check(CLI::PositiveNumber);
   app.add_option("--slo-tpot", bench.slo_tpot, "Goodput: time per later token, milliseconds")
+      ->check(CLI::Validator(finite, "", ""))
       ->check(CLI::PositiveNumber);
   app.add_option("--timeout", bench.timeout, "Seconds one request may take")
       ->check(CLI::Range(1, 86400))

@@ -4,7 +4,6 @@
 #include "gpu/cuda/executor.h"
 #include "gpu/model/rope.h"
 #include "gpu/sim/model_shapes.h"
-#include "nccl/communicators.h"
 
 #include <algorithm>
 #include <chrono>
@@ -22,7 +21,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr const char* kUsage =
-    "usage: bench step [--model llama-3-8b|...|DIRECTORY] [--weights bf16|fp8]\n"
+    "usage: [mpirun -n N] bench step [--model llama-3-8b|...|DIRECTORY] [--weights bf16|fp8]\n"
     "  [--kv bf16|fp8] [--rows 1,16,64] [--context 512,1024] [--prefill 512,2048]\n"
     "  [--saturate REQUESTS,IN,OUT] [--tp N (one rank's share, collectives left out)]\n"
     "  [--max-rows N] [--step-tokens N] [--max-context N] [--kv-tokens N] [--steps N]\n"
@@ -56,6 +55,7 @@ Result<ModelConfig> find_model(const std::string& name) {
 }
 
 struct Options {
+  int32_t tp = 1;  // ranks that share the model, here or not
   std::string model = "llama-3-8b";
   std::vector<int32_t> rows;
   std::vector<int32_t> contexts = {1024};
@@ -96,7 +96,7 @@ class Bench {
       const auto n = static_cast<size_t>(context - 1);
       plan.opened.push_back({row, context, sampling(row), take(n), std::vector<int32_t>(n, 7)});
       plan.work.push_back({row, 1, false, true});
-      plan.tokens.push_back((1000 + row * 31) % config_.vocab);
+      plan.tokens.push_back((1000 + row * 31) % known_tokens());
       plan.slots.push_back(take(1)[0]);
     }
     std::vector<StepPlan> plans = {std::move(plan)};
@@ -129,7 +129,7 @@ class Bench {
         if (at == 0) plans.back().opened.push_back({0, n, sampling(0), {}, {}});
         plans.back().work.push_back({0, part, false, at + part == n});
         for (int32_t i = 0; i < part; ++i)
-          plans.back().tokens.push_back((at + i) * 131 % config_.vocab);
+          plans.back().tokens.push_back((at + i) * 131 % known_tokens());
         plans.back().slots = take(static_cast<size_t>(part));
       }
       run(plans);
@@ -182,7 +182,7 @@ class Bench {
           plan.slots.insert(plan.slots.end(), slots.begin(), slots.end());
           r.slots.insert(r.slots.end(), slots.begin(), slots.end());
           for (int32_t i = 0; i < n; ++i)
-            plan.tokens.push_back((r.row * 977 + r.done_in + i) * 131 % config_.vocab);
+            plan.tokens.push_back((r.row * 977 + r.done_in + i) * 131 % known_tokens());
           r.done_in += n;
           const bool sample = r.done_in == in;
           plan.work.push_back({r.row, n, false, sample});
@@ -281,8 +281,11 @@ class Bench {
     return v[v.size() / 2];
   }
 
+  /// Those that this rank has embeddings of where the others are left out.
+  [[nodiscard]] int32_t known_tokens() const { return config_.vocab / options_.variant.share_of; }
+
   // One rank's share throughout.
-  [[nodiscard]] double share() const { return 1.0 / options_.variant.share_of; }
+  [[nodiscard]] double share() const { return 1.0 / options_.tp; }
   [[nodiscard]] double layer_parameters() const {
     const double h = config_.hidden;
     const double q = config_.n_heads * config_.head_dim;
@@ -312,7 +315,8 @@ class Bench {
     std::ostringstream out;
     out << "\"model\":\"" << config_.name << "\",\"weights\":\""
         << (options_.executor.fp8_weights ? "fp8" : "bf16") << "\",\"kv\":\""
-        << (options_.executor.fp8_kv ? "fp8" : "bf16") << "\",\"tp\":" << options_.variant.share_of;
+        << (options_.executor.fp8_kv ? "fp8" : "bf16") << "\",\"tp\":" << options_.tp
+        << ",\"collectives\":" << (options_.variant.share_of == options_.tp ? "false" : "true");
     return out.str();
   }
 
@@ -399,7 +403,7 @@ bool parse(int argc, char** argv, Options& o) {
   return o.saturate.empty() || o.saturate.size() == 3;
 }
 
-int run(int argc, char** argv) {
+int run(int argc, char** argv, Communicator& communicator, int32_t device_index) {
   const auto start = Clock::now();
   Options options;
   if (!parse(argc, argv, options)) {
@@ -412,14 +416,17 @@ int run(int argc, char** argv) {
     return 2;
   }
   const ShapeOnly checkpoint(*config);
-  const auto communicator = make_single_communicator();
-  auto made = cuda::make_executor(checkpoint, options.executor, *communicator, options.variant);
+  options.executor.device_index = device_index;
+  options.tp = std::max(communicator.size(), options.variant.share_of);
+  // One rank prints; a failure shows on standard error.
+  if (communicator.rank() != 0 && std::freopen("/dev/null", "w", stdout) == nullptr) return 2;
+  auto made = cuda::make_executor(checkpoint, options.executor, communicator, options.variant);
   if (!made) {
     std::fprintf(stderr, "%s\n", made.error().message.c_str());
     return 2;
   }
   cudaDeviceProp device = {};
-  TROUPE_CUDA(cudaGetDeviceProperties(&device, 0));
+  TROUPE_CUDA(cudaGetDeviceProperties(&device, device_index));
   const std::string name = device.name;
   Limits limits;
   if (name.find("H200") == std::string::npos) limits.bandwidth = 3.0e12;
@@ -442,9 +449,9 @@ int run(int argc, char** argv) {
 
 }  // namespace
 
-int bench_step(int argc, char** argv) {
+int bench_step(int argc, char** argv, Communicator& communicator, int32_t device_index) {
   try {
-    return run(argc, argv);
+    return run(argc, argv, communicator, device_index);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 1;

@@ -75,7 +75,9 @@ int be_gateway(const ServeCommand& command, const Options& options, const MpiSes
 
   std::thread rank_zero([&] {
     const Status status = join_service(info, options, session, logger);
-    if (!status.ok()) failed(status.error());
+    if (status.ok()) return;
+    service->end();
+    failed(status.error());
   });
   std::optional<int> signal_number;
   while (!signal_number) {
@@ -91,6 +93,7 @@ int be_gateway(const ServeCommand& command, const Options& options, const MpiSes
   logger.info("signal {}", *signal_number);
   if (const auto second = service->drain(command.drain_timeout, signals, logger)) {
     logger.warn("signal {}: leaving at once", *second);
+    service->end();
     MpiSession::abort(128 + *second);
   }
   service->node().dismiss(0);

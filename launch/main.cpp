@@ -1,6 +1,8 @@
 #include "gpu/executor.h"
 #ifdef TROUPE_WITH_CUDA
 #include "launch/bench_step.h"
+#include "launch/mpi_session.h"
+#include "nccl/communicators.h"
 #endif
 #include "launch/commands.h"
 #include "launch/placement.h"
@@ -11,6 +13,28 @@
 #include <variant>
 
 namespace {
+
+#ifdef TROUPE_WITH_CUDA
+/// One rank, or those of the mpirun job that started this process.
+int bench_step_ranks(int argc, char** argv) {
+  using namespace troupe;
+  if (read_environment().mpi_size < 2) {
+    const auto communicator = make_single_communicator();
+    return bench_step(argc, argv, *communicator, 0);
+  }
+  const auto session = MpiSession::start();
+  int code = kExitStart;
+  if (session) {
+    const auto communicator =
+        make_nccl_communicator(make_mpi_communicator(), session->local_rank());
+    code = bench_step(argc, argv, *communicator, session->local_rank());
+  } else {
+    std::fprintf(stderr, "error: %s\n", session.error().message.c_str());
+  }
+  if (code != kExitOk) MpiSession::abort(code);  // the others may wait for this rank
+  return code;
+}
+#endif
 
 int run(const troupe::Options& options) {
   using namespace troupe;
@@ -50,7 +74,7 @@ int main(int argc, char** argv) {
   // The one command that has options of its own: a bench program that also stands alone.
   if (argc > 2 && std::string_view(argv[1]) == "bench" && std::string_view(argv[2]) == "step") {
 #ifdef TROUPE_WITH_CUDA
-    return troupe::bench_step(argc - 2, argv + 2);
+    return bench_step_ranks(argc - 2, argv + 2);
 #else
     std::fprintf(stderr, "error: `bench step` needs a build with CUDA: cmake --preset cuda\n");
     return troupe::kExitStart;

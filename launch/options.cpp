@@ -1,6 +1,7 @@
 #include "launch/options.h"
 
 #include "gpu/sim/coefficients.h"
+#include "launch/option_checks.h"
 #include "launch/simulate_options.h"
 
 #include <CLI/CLI.hpp>
@@ -162,6 +163,7 @@ void add_chat(CLI::App& app, ChatCommand& chat) {
       ->check(CLI::Range(0, 1 << 26))
       ->capture_default_str();
   app.add_option("--temperature", chat.temperature, "Sampling temperature")
+      ->check(CLI::Validator(finite, "", ""))
       ->check(CLI::Range(0.0, 2.0));
   app.add_option("--wait", chat.wait, "Seconds to wait until the server is ready")
       ->check(CLI::Range(0, 3600))

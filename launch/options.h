@@ -122,6 +122,7 @@ struct ReplayCommand {
   int64_t from = 0;
   int64_t count = 0;     // decisions to print
   bool partial = false;  // of a log that was cut short
+  std::string against;   // another build of this program, empty = none
 };
 
 struct Options {

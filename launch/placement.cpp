@@ -41,7 +41,11 @@ Status place_on_gpus(ServeCommand& command, int32_t gpus) {
   shape.device = "cuda";
   if (shape.kv == "auto") shape.kv = "bf16";
   if (shape.weights == "auto") shape.weights = "bf16";
-  set_default(command.tp, std::max(1, gpus / command.dp));
+  if (command.in_process && command.tp > 1) {
+    return refuse("--in-process",
+                  "--in-process has one rank a replica on GPUs: leave --tp or it out");
+  }
+  set_default(command.tp, command.in_process ? 1 : std::max(1, gpus / command.dp));
   set_default(shape.max_rows, 256);
   set_default(shape.max_step_tokens, std::max(2048, shape.max_rows));
   if (command.hostfile.empty() && command.tp * command.dp > gpus) {

@@ -108,9 +108,10 @@ Status add_in_process_replicas(Service& service, const Checkpoint& checkpoint,
   for (int32_t i = 0; i < command.dp; ++i) {
     const int32_t threads =
         threads_per_rank(command.shape.threads, environment.cores, command.tp * command.dp);
-    const auto added = service.node().add_local_replica(
-        checkpoint, executor_options(command.shape, threads, environment),
-        make_thread_communicators(command.tp));
+    ExecutorOptions executor = executor_options(command.shape, threads, environment);
+    executor.device_index = i;
+    const auto added = service.node().add_local_replica(checkpoint, executor,
+                                                        make_thread_communicators(command.tp));
     if (!added.ok()) return added;
   }
   return ok_status();

@@ -79,9 +79,19 @@ Result<Service> Service::start(const Checkpoint& checkpoint, const ServeCommand&
 Service::Service(Service&&) noexcept = default;
 
 Service::~Service() {
+  end();
   if (server_) server_->stop();
   server_.reset();  // it calls the node
   node_.reset();
+}
+
+void Service::end() {
+  if (!server_) return;
+  node_->end_streams();
+  server_->drain();
+  // A client that does not read holds nobody up.
+  static_cast<void>(
+      server_->wait_idle(std::chrono::steady_clock::now() + std::chrono::seconds(1)));
 }
 
 std::string Service::url() const {

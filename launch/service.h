@@ -52,6 +52,8 @@ class Service {
   /// No new requests; waits for the running ones up to `drain_timeout` seconds. Returns the number
   /// of a second signal, which ends the wait.
   std::optional<int> drain(int32_t drain_timeout, const Signals& signals, spdlog::logger& logger);
+  /// Tells every client whose request still runs that this is the end. The destructor does it too.
+  void end();
 
  private:
   Service() = default;

@@ -1,4 +1,4 @@
-#include "actors/router/recorder.h"
+#include "actors/log_file.h"
 #include "actors/sim/simulation.h"
 #include "gpu/model/mapped_file.h"
 #include "gpu/sim/coefficients.h"
@@ -92,6 +92,16 @@ int fit(const SimulateCommand& command, const DeviceCoefficients& start) {
   return kExitOk;
 }
 
+/// For runs that take a while: once a second on stderr, from the third second on.
+void print_progress(int32_t tp, const SimulationProgress& p) {
+  if (p.wall_s < 3) return;
+  std::fprintf(stderr,
+               "TP %d: %lld of %lld requests, %.1f virtual seconds, %.2f million output tokens "
+               "a second\n",
+               tp, static_cast<long long>(p.ended), static_cast<long long>(p.requests), p.seconds,
+               static_cast<double>(p.output_tokens) / p.wall_s * 1e-6);
+}
+
 /// Everything that the command line names, found and checked.
 struct Setup {
   ModelConfig model;
@@ -146,11 +156,12 @@ Result<Split> run_split(const SimulateCommand& command, const Setup& setup, int3
   options.dp = split.dp;
   options.max_rows = command.max_rows;
   options.max_step_tokens = std::max(command.max_step_tokens, command.max_rows);
+  options.progress = [tp](const SimulationProgress& p) { print_progress(tp, p); };
   std::unique_ptr<Recorder> recorder;
   if (!command.record.empty()) {
-    auto opened =
-        Recorder::open(command.record, kRecordLimit, simulation_limits(*model, options),
-                       [](const std::string& why) { std::fprintf(stderr, "%s\n", why.c_str()); });
+    auto opened = record_to_file(
+        command.record, kRecordLimit, simulation_limits(*model, options),
+        /*wait=*/true, [](const std::string& why) { std::fprintf(stderr, "%s\n", why.c_str()); });
     if (!opened) return opened.error();
     recorder = std::move(*opened);
     options.recorder = recorder.get();

@@ -1,5 +1,7 @@
 #include "launch/simulate_options.h"
 
+#include "launch/option_checks.h"
+
 #include <CLI/CLI.hpp>
 
 #include <charconv>
@@ -22,9 +24,10 @@ void add_simulate(CLI::App& app, SimulateCommand& simulate) {
                  "random:IN/OUT, random:IN-IN/OUT-OUT, sharegpt-like, reasoning-like or a file")
       ->capture_default_str();
   app.add_option("--requests", simulate.requests, "Requests, all at once; 0 = 1000")
-      ->check(CLI::Range(int64_t{0}, int64_t{100'000'000}))
+      ->check(CLI::Range(int64_t{0}, int64_t{10'000'000}))
       ->capture_default_str();
   app.add_option("--rate", simulate.rate, "Poisson arrivals a second; 0 = all at once")
+      ->check(CLI::Validator(finite, "", ""))
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   app.add_option("--weights", simulate.weights, "Element type of the weights")
@@ -62,6 +65,9 @@ void add_replay(CLI::App& app, ReplayCommand& replay) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 60))
       ->capture_default_str();
   app.add_flag("--partial", replay.partial, "Accept a log that was cut short");
+  app.add_option("--against", replay.against,
+                 "Another build's troupe: replays the log there too and shows the first decision "
+                 "that the two take differently");
 }
 
 Result<std::vector<int32_t>> parse_tp_list(const std::string& text, int32_t count) {

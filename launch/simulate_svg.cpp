@@ -24,15 +24,18 @@ std::string escaped(const std::string& text) {
   return out;
 }
 
-std::string text_at(double x, double y, const char* anchor, const std::string& text) {
-  char head[128];
-  std::snprintf(head, sizeof(head), "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">", x, y,
-                anchor);
+std::string text_at(double x, double y, const char* anchor, const std::string& text,
+                    const char* colour = "black") {
+  char head[160];
+  std::snprintf(head, sizeof(head), "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\" fill=\"%s\">",
+                x, y, anchor, colour);
   return head + escaped(text) + "</text>\n";
 }
 
+constexpr double kBarRoom = kHeight - kTop - kBottom - 30;
+
 std::string bar(double x, double width, double part, const char* colour) {
-  const double height = part * (kHeight - kTop - kBottom - 30);
+  const double height = part * kBarRoom;
   char line[160];
   std::snprintf(line, sizeof(line),
                 "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"%s\"/>\n", x,
@@ -66,11 +69,19 @@ std::string panel(const std::vector<Split>& splits, int index, const std::string
       out += text_at(middle, kHeight - kBottom - 6, "middle", "no fit");
       continue;
     }
-    if (high(r) > value(r)) out += bar(x, step * 0.8, high(r) / most, "#c9d8ec");
-    out += bar(x, step * 0.8, value(r) / most, "#2f66a8");
-    const double top = std::max(value(r), high(r)) / most;
-    out += text_at(middle, kHeight - kBottom - top * (kHeight - kTop - kBottom - 30) - 4, "middle",
-                   number(value(r)));
+    const double part = value(r) / most;
+    const double base = kHeight - kBottom;
+    if (high(r) > value(r)) {
+      out += bar(x, step * 0.8, high(r) / most, "#c9d8ec");
+      out += text_at(middle, base - high(r) / most * kBarRoom - 4, "middle", number(high(r)));
+    }
+    out += bar(x, step * 0.8, part, "#2f66a8");
+    // Inside its bar when another one is above it.
+    const bool inside = high(r) > value(r) && part * kBarRoom > 16;
+    if (inside || high(r) <= value(r)) {
+      out += text_at(middle, base - part * kBarRoom + (inside ? 14 : -4), "middle",
+                     number(value(r)), inside ? "white" : "black");
+    }
   }
   return out;
 }

@@ -26,11 +26,15 @@ enum class MpiTransport {
 std::unique_ptr<Communicator> make_mpi_communicator(MpiTransport transport = MpiTransport::kAuto);
 
 #ifdef TROUPE_WITH_CUDA
-/// Adds NCCL collectives on device memory to `host`, one GPU a rank. Collective; throws
-/// DeviceError. NVLink multicast is left to NCCL_NVLS_ENABLE, as everything else of NCCL's
-/// environment.
+/// Who adds up few values: nccl/peer_all_reduce.h where the GPUs allow it, or NCCL.
+enum class SmallSums { kOwnKernel, kNccl };
+
+/// Adds collectives on device memory to `host`, by NCCL on GPU `device_index` of this host, one GPU
+/// a rank. Collective; throws DeviceError. A collective that fails or is aborted shows in check().
+/// NVLink multicast is left to NCCL_NVLS_ENABLE, as everything else of NCCL's environment.
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host,
-                                                     int32_t device_index);
+                                                     int32_t device_index,
+                                                     SmallSums small_sums = SmallSums::kOwnKernel);
 #endif
 
 }  // namespace troupe

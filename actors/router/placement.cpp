@@ -94,6 +94,7 @@ Replica* Router::place(const Request& r) {
 // after it has joined.
 bool Router::steady(const Replica& replica, const Request& r) const {
   if (!replica.step_time.knows()) return true;
+  if (r.tpot_target == 0 && replica.with_tpot == 0) return true;
   Micros target = r.tpot_target;
   StepShape shape;
   for (const Request* other : replica.running) {
@@ -137,6 +138,7 @@ void Router::start(Request& r, Replica& replica, Micros now) {
   };
   replica.running.insert(
       std::upper_bound(replica.running.begin(), replica.running.end(), &r, by_age), &r);
+  if (r.tpot_target > 0) ++replica.with_tpot;
   replica.claim = replica.claimed();
 }
 

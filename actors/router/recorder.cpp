@@ -2,10 +2,6 @@
 
 #include "gpu/step_digest.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 namespace troupe {
@@ -15,7 +11,6 @@ using log::Kind;
 
 constexpr size_t kFlushAt = 1 << 18;
 constexpr Micros kFlushEvery = 1'000'000;
-constexpr int64_t kEndBytes = 2;  // room kept for the end record
 
 bool neutral(const SamplingParams& p) {
   const auto& [temperature, top_k, top_p, min_p, repetition, presence, frequency, seed, n_logprobs,
@@ -97,38 +92,19 @@ uint32_t log::decision_digest(const Decision& decision) {
   return digest.value();
 }
 
-Result<std::unique_ptr<Recorder>> Recorder::open(const std::string& path, int64_t limit_bytes,
-                                                 const RouterLimits& limits,
-                                                 std::function<void(const std::string&)> on_stop) {
-  const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (file < 0) {
-    return fail(ErrorCode::kIo, "cannot record to " + path + ": " + std::strerror(errno),
-                "--record");
-  }
-  auto recorder = std::unique_ptr<Recorder>(
-      new Recorder(file, path, limit_bytes - kEndBytes, std::move(on_stop)));
-  recorder->out_.text() += log::kMagic;
-  recorder->out_.byte(log::kVersion);
-  put(recorder->out_, limits);
-  return recorder;
+Recorder::Recorder(std::unique_ptr<LogSink> sink, int64_t limit_bytes, const RouterLimits& limits)
+    : sink_(std::move(sink)), limit_(limit_bytes - static_cast<int64_t>(trailer().size())) {
+  out_.text() += log::kMagic;
+  out_.byte(log::kVersion);
+  put(out_, limits);
 }
-
-Recorder::Recorder(int file, std::string path, int64_t limit,
-                   std::function<void(const std::string&)> stop)
-    : file_(file), path_(std::move(path)), limit_(limit), on_stop_(std::move(stop)) {}
 
 Recorder::~Recorder() {
-  if (active()) close();
+  if (active_) flush();
 }
 
-// Ends the log and the file. False when that failed, which has been told then.
-bool Recorder::close() {
-  out_.byte(static_cast<uint8_t>(Kind::kEnd) | log::kSameTime);
-  flush();
-  if (!active()) return false;
-  ::close(file_);
-  file_ = -1;
-  return true;
+std::string Recorder::trailer() {
+  return {static_cast<char>(static_cast<uint8_t>(Kind::kEnd) | log::kSameTime)};
 }
 
 void Recorder::begin(Kind kind, uint8_t flags, Micros now) {
@@ -140,40 +116,22 @@ void Recorder::begin(Kind kind, uint8_t flags, Micros now) {
 }
 
 void Recorder::end_record() {
-  if (bytes() > limit_) return stop("the log is at its limit");
+  if (flushed_ + static_cast<int64_t>(out_.text().size()) > limit_) {
+    out_.text().resize(record_);
+    flush();
+    active_ = false;
+    return sink_->stop("the log is at its limit");
+  }
   if (out_.text().size() >= kFlushAt) flush();
 }
 
-// Everything in the buffer goes to the file, or the file is left at the last whole record.
 void Recorder::flush() {
-  std::string& text = out_.text();
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t n = ::write(file_, text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) {
-      const std::string why = std::strerror(errno);
-      if (ftruncate(file_, written_) != 0) {
-        // Not a regular file: replay will find the cut record.
-      }
-      ::close(file_);
-      file_ = -1;
-      text.clear();
-      return on_stop_("recording to " + path_ + " has stopped: " + why);
-    }
-    done += static_cast<size_t>(n);
-  }
-  written_ += static_cast<int64_t>(text.size());
-  text.clear();
-}
-
-// The newest record is over the limit: it is dropped and the log ends before it.
-void Recorder::stop(const std::string& why) {
-  out_.text().resize(record_);
-  if (close()) on_stop_("recording to " + path_ + " has stopped: " + why);
+  flushed_ += static_cast<int64_t>(out_.text().size());
+  active_ = sink_->put(out_.text());
 }
 
 void Recorder::submit(const TokenizedRequest& request, Micros now) {
-  if (!active()) return;
+  if (!active_) return;
   const auto& [id, prompt, sampling, max_tokens, stop_tokens, submitted, deadline, priority, tenant,
                salt, endpoint, ttft, tpot] = request;
   const bool plain = neutral(sampling);
@@ -199,21 +157,21 @@ void Recorder::submit(const TokenizedRequest& request, Micros now) {
 }
 
 void Recorder::cancel(RequestId id, Micros now) {
-  if (!active()) return;
+  if (!active_) return;
   begin(Kind::kCancel, 0, now);
   out_.number(id);
   end_record();
 }
 
 void Recorder::finish(RequestId id, Micros now) {
-  if (!active()) return;
+  if (!active_) return;
   begin(Kind::kFinish, 0, now);
   out_.number(id);
   end_record();
 }
 
 void Recorder::replica_ready(const ReplicaInfo& info, uint64_t epoch, Micros now) {
-  if (!active()) return;
+  if (!active_) return;
   const auto& [job, n_ranks, n_slots, max_rows, max_step_tokens] = info;
   jobs_[job] = {n_jobs_++, epoch, 0, {}};
   begin(Kind::kReplicaReady, 0, now);
@@ -223,14 +181,14 @@ void Recorder::replica_ready(const ReplicaInfo& info, uint64_t epoch, Micros now
 }
 
 void Recorder::replica_lost(uint64_t job, Micros now) {
-  if (!active() || jobs_.erase(job) == 0) return;
+  if (!active_ || jobs_.erase(job) == 0) return;
   begin(Kind::kReplicaLost, 0, now);
   out_.number(job);
   end_record();
 }
 
 void Recorder::apply(uint64_t job, int32_t rank, const StepResult& result, Micros now) {
-  if (!active()) return;
+  if (!active_) return;
   const auto found = jobs_.find(job);
   if (found == jobs_.end() || found->second.epoch != result.epoch) return;  // changes nothing
   Job& from = found->second;
@@ -267,30 +225,30 @@ void Recorder::apply(uint64_t job, int32_t rank, const StepResult& result, Micro
 }
 
 void Recorder::tick(Micros now) {
-  if (!active()) return;
+  if (!active_) return;
   begin(Kind::kTick, 0, now);
   end_record();
   // What a crash may lose.
-  if (active() && now - flushed_ > kFlushEvery) {
-    flushed_ = now;
+  if (active_ && now - flushed_at_ > kFlushEvery) {
+    flushed_at_ = now;
     flush();
   }
 }
 
 void Recorder::drain() {
-  if (!active()) return;
+  if (!active_) return;
   begin(Kind::kDrain, 0, last_);
   end_record();
 }
 
 void Recorder::reset_prefix_cache() {
-  if (!active()) return;
+  if (!active_) return;
   begin(Kind::kResetCache, 0, last_);
   end_record();
 }
 
 void Recorder::planned(const Decision& decision, Micros now) {
-  if (!active()) return;
+  if (!active_) return;
   const bool nothing = log::is_empty(decision);
   begin(Kind::kPlan, nothing ? log::kNothing : 0, now);
   if (!nothing) out_.word(log::decision_digest(decision));

@@ -3,6 +3,7 @@
 #include "actors/router/log_reader.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <utility>
 
 namespace troupe {
@@ -64,8 +65,11 @@ bool feed(Router& router, LogEvent& event) {
 }  // namespace
 
 std::string describe(const ReplayedDecision& d) {
+  char digest[16];
+  std::snprintf(digest, sizeof(digest), "%08x", d.digest);
   std::string text = "decision " + std::to_string(d.index) + " at " + std::to_string(d.now) +
-                     " us" + (d.same ? "" : " DIFFERS from the recorded one") + "\n";
+                     " us, digest " + digest + (d.same ? "" : ", DIFFERS from the recorded one") +
+                     "\n";
   for (const auto& [job, plan] : d.decision->plans) text += describe(plan, job);
   for (const RequestUpdate& u : d.decision->updates) {
     text += "  request " + std::to_string(u.id);

@@ -37,7 +37,8 @@ struct ReplayReport {
 Result<ReplayReport> replay(std::string_view log, const std::string& source, bool partial,
                             const std::function<void(const ReplayedDecision&)>& watch);
 
-/// A decision in words, one line for each plan and update.
+/// A decision in words, its digest included: a line that begins with "decision", then an indented
+/// one for each plan and update.
 [[nodiscard]] std::string describe(const ReplayedDecision& decision);
 
 }  // namespace troupe

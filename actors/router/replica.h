@@ -62,6 +62,7 @@ struct Replica {
   std::map<uint64_t, Digest> digests;  // by step, of steps that not all ranks reported
   std::vector<uint64_t> reported;      // by rank: its last step
   uint64_t next_step = 1;
+  int32_t with_tpot = 0;    // of the running requests: have a TPOT target
   int64_t claim = 0;        // claimed() while the queue is looked at
   size_t next_refresh = 0;  // of `running`: whose forecast is renewed next
 

@@ -196,6 +196,7 @@ void Router::settle(Request& r, Micros now) {
   replica.free_rows.push_back(r.row);
   replica.admission.clear(r.row);
   std::erase(replica.running, &r);
+  if (r.tpot_target > 0) --replica.with_tpot;
   const Request::Leaving why = r.leaving;
   r.replica = nullptr;
   r.row = -1;

@@ -20,6 +20,9 @@ namespace {
 constexpr uint64_t kStatsEvery = 16;  // steps between two looks at the pool
 constexpr Micros kTick = 100'000;
 constexpr int kMaxIdleTicks = 100;
+constexpr uint64_t kProgressEvery = 4096;  // steps between two looks at the clock
+constexpr int64_t kLookAhead = 1024;       // requests without a token that the router has beside
+                                           // those that its rows could run
 
 /// A modelled replica: one executor stands for all ranks, they do the same at the same time.
 struct Device {
@@ -74,7 +77,9 @@ class Simulation {
 
  private:
   void start_devices();
+  [[nodiscard]] bool due(Micros now) const;
   void submit(size_t index, Micros now);
+  void report_progress(Micros now);
   void finish_step(size_t device, Micros now);
   void plan(Micros now);
   void tick(Micros now);
@@ -91,7 +96,11 @@ class Simulation {
   std::priority_queue<StepEnd, std::vector<StepEnd>, std::greater<>> step_ends_;
   std::vector<Progress> progress_;
   uint64_t planned_ = 0, steps_ = 0;
-  int32_t open_ = 0;  // submitted, not ended
+  size_t next_ = 0;        // of the workload's requests
+  int32_t open_ = 0;       // submitted, not ended
+  int64_t tokenless_ = 0;  // of those: no token yet
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point reported_ = begin_;
   SimulationResult result_;
 };
 
@@ -121,7 +130,7 @@ void Simulation::submit(size_t index, Micros now) {
   const WorkloadRequest& from = workload_.requests[index];
   TokenizedRequest request;
   request.id = index + 1;
-  request.submitted = now;
+  request.submitted = micros(from.arrival_s);
   request.sampling.seed = index;
   request.max_tokens = std::min(from.max_tokens, slots_ - from.prompt_tokens);
   request.stop_tokens = {SimulatedEnds::kEndToken};
@@ -134,8 +143,9 @@ void Simulation::submit(size_t index, Micros now) {
     request.prompt[static_cast<size_t>(i)] =
         simulated_token(i < from.prefix_tokens ? shared : own, i, vocab);
   }
-  progress_[index].arrival = now;
+  progress_[index].arrival = request.submitted;
   ++open_;
+  ++tokenless_;
   router_.submit(std::move(request), now);
 }
 
@@ -170,12 +180,16 @@ void Simulation::note(const RequestUpdate& update, Micros now) {
   switch (update.kind) {
     case RequestUpdate::Kind::kAccepted: break;
     case RequestUpdate::Kind::kTokens:
-      if (p.tokens == 0) p.first = now;
+      if (p.tokens == 0) {
+        p.first = now;
+        --tokenless_;
+      }
       p.tokens += static_cast<int32_t>(update.tokens.size());
       p.last = now;
       break;
     case RequestUpdate::Kind::kFinished:
       --open_;
+      if (p.tokens == 0) --tokenless_;
       if (update.reason != FinishReason::kError) {
         ++result_.finished;
       } else if (result_.failed++ == 0) {
@@ -185,17 +199,41 @@ void Simulation::note(const RequestUpdate& update, Micros now) {
   }
 }
 
+/// The next request of the workload has arrived and the router should know it.
+bool Simulation::due(Micros now) const {
+  return next_ < workload_.requests.size() && micros(workload_.requests[next_].arrival_s) <= now &&
+         tokenless_ < int64_t{options_.dp} * options_.max_rows + kLookAhead;
+}
+
+void Simulation::report_progress(Micros now) {
+  const auto clock = std::chrono::steady_clock::now();
+  if (clock - reported_ < options_.progress_every) return;
+  reported_ = clock;
+  SimulationProgress progress;
+  progress.ended = result_.finished + result_.failed;
+  progress.requests = static_cast<int64_t>(workload_.requests.size());
+  progress.output_tokens = static_cast<int64_t>(router_.stats().output_tokens);
+  progress.seconds = static_cast<double>(now) * 1e-6;
+  progress.wall_s = std::chrono::duration<double>(clock - begin_).count();
+  options_.progress(progress);
+}
+
 Result<SimulationResult> Simulation::run() {
-  const auto begin = std::chrono::steady_clock::now();
   start_devices();
-  size_t next = 0;
   Micros now = 0;
   int idle_ticks = 0;
   const auto& requests = workload_.requests;
-  while (next < requests.size() || open_ > 0) {
-    const Micros arrival = next < requests.size() ? micros(requests[next].arrival_s)
-                                                  : std::numeric_limits<Micros>::max();
-    if (step_ends_.empty() && next == requests.size()) {
+  while (next_ < requests.size() || open_ > 0) {
+    if (due(now)) {
+      while (due(now)) submit(next_++, now);
+      plan(now);
+      continue;
+    }
+    const bool held_back = next_ < requests.size() && micros(requests[next_].arrival_s) <= now;
+    const Micros arrival = next_ < requests.size() && !held_back
+                               ? micros(requests[next_].arrival_s)
+                               : std::numeric_limits<Micros>::max();
+    if (step_ends_.empty() && arrival == std::numeric_limits<Micros>::max()) {
       // Nothing is under way: what the serving shell's clock does may still help.
       if (++idle_ticks > kMaxIdleTicks) {
         return fail(ErrorCode::kInternal,
@@ -205,20 +243,18 @@ Result<SimulationResult> Simulation::run() {
       continue;
     }
     idle_ticks = 0;
-    now = step_ends_.empty() ? arrival : std::min(arrival, step_ends_.top().at);
     if (step_ends_.empty() || arrival <= step_ends_.top().at) {
-      while (next < requests.size() && micros(requests[next].arrival_s) == arrival) {
-        submit(next++, arrival);
-      }
-      plan(arrival);
-    } else {
-      const StepEnd end = step_ends_.top();
-      step_ends_.pop();
-      finish_step(end.device, end.at);
-      plan(end.at);
+      now = arrival;
+      continue;
     }
+    const StepEnd end = step_ends_.top();
+    step_ends_.pop();
+    now = end.at;
+    finish_step(end.device, now);
+    plan(now);
+    if (options_.progress && steps_ % kProgressEvery == 0) report_progress(now);
   }
-  const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - begin;
+  const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - begin_;
   result_.wall_s = wall.count();
   return result();
 }

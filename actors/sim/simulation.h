@@ -5,12 +5,22 @@
 #include "gpu/base/result.h"
 #include "gpu/sim/cost_model.h"
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace troupe {
 
 class Recorder;
+
+/// How far a simulation has come.
+struct SimulationProgress {
+  int64_t ended = 0, requests = 0;
+  int64_t output_tokens = 0;
+  double seconds = 0;  // virtual
+  double wall_s = 0;
+};
 
 struct SimulationOptions {
   int32_t dp = 1;  // replicas
@@ -18,6 +28,8 @@ struct SimulationOptions {
   int32_t max_step_tokens = 8192;
   int32_t kv_slots = 0;          // of a replica; 0 = what the device's memory holds
   Recorder* recorder = nullptr;  // borrowed; null = nothing is recorded
+  std::function<void(const SimulationProgress&)> progress;  // may be empty
+  std::chrono::milliseconds progress_every{1000};           // of wall time
 };
 
 struct Summary {
@@ -48,8 +60,9 @@ struct SimulationResult {
 
 /// Runs `workload` through a Router in virtual time against `dp` modelled replicas: a
 /// discrete-event loop, one thread, deterministic. A step begins when its plan is there and the one
-/// before it has ended; its result reaches the router when it ends. kOutOfMemory when the model
-/// does not fit; kInternal when the router stalls.
+/// before it has ended; its result reaches the router when it ends. Of requests that arrive
+/// together the router sees as many as could matter to it, the rest when those run. kOutOfMemory
+/// when the model does not fit; kInternal when the router stalls.
 Result<SimulationResult> simulate(const CostModel& model, const Workload& workload,
                                   const SimulationOptions& options);
 

@@ -14,7 +14,7 @@ namespace troupe {
 namespace {
 
 constexpr int64_t kMaxFileBytes = int64_t{1} << 30;
-constexpr int64_t kMaxTokens = 10'000'000'000;
+constexpr int64_t kMaxTokens = 100'000'000'000;
 constexpr int32_t kMaxLength = 1 << 26;
 constexpr int32_t kDefaultRequests = 1000;
 constexpr int32_t kDefaultMaxTokens = 4096;
@@ -94,6 +94,7 @@ Result<Workload> make_random(const std::string& spec, int32_t count, int32_t cap
   std::uniform_int_distribution<int32_t> answer(static_cast<int32_t>(out->least),
                                                 static_cast<int32_t>(out->most));
   Workload workload;
+  workload.requests.reserve(static_cast<size_t>(count));
   for (int32_t i = 0; i < count; ++i) {
     WorkloadRequest r;
     r.prompt_tokens = prompt(random);
@@ -107,6 +108,7 @@ Result<Workload> make_random(const std::string& spec, int32_t count, int32_t cap
 Workload make_quantiles(const Quantiles& in, const Quantiles& out, int32_t count, int32_t cap,
                         std::mt19937_64& random) {
   Workload workload;
+  workload.requests.reserve(static_cast<size_t>(count));
   for (int32_t i = 0; i < count; ++i) {
     WorkloadRequest r;
     r.prompt_tokens = in.draw(random);
@@ -152,7 +154,7 @@ Status check(const Workload& workload, const WorkloadOptions& options) {
   }
   if (total > kMaxTokens) {
     return refuse(workload.name + " has " + std::to_string(total) +
-                      " tokens; more than 10^10 are not simulated: use fewer --requests",
+                      " tokens; more than 10^11 are not simulated: use fewer --requests",
                   "--requests");
   }
   return ok_status();

@@ -38,7 +38,7 @@ struct WorkloadOptions {
 ///   sharegpt-like           short chats, prompts of about 220 tokens, answers of about 190
 ///   reasoning-like          heavy-tailed: prompts 381 on average, answers 2,160, p99 6,428
 ///   anything else           a workload file, see parse_workload()
-/// Refused: lengths that are no positive numbers or exceed the context, more than 10^10 tokens.
+/// Refused: lengths that are no positive numbers or exceed the context, more than 10^11 tokens.
 Result<Workload> make_workload(const std::string& spec, const WorkloadOptions& options);
 
 /// A workload file: JSON lines. The first is {"format":"troupe-workload","version":1}, every other

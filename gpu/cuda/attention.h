@@ -99,6 +99,9 @@ class PrefillAttention {
   void run(__nv_bfloat16* out, const __nv_bfloat16* q, const KvLayer& kv, float scale,
            int32_t window, cudaStream_t stream);
   [[nodiscard]] size_t workspace_bytes() const;
+  /// What workspace_bytes() will be; the device is the current one.
+  static size_t device_bytes(const AttentionShape& shape, int32_t max_step_tokens,
+                             int32_t max_context);
 
  private:
   struct Impl;

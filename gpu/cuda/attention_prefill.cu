@@ -121,6 +121,34 @@ Plan make_plan(std::span<const Chunk> chunks, const AttentionShape& shape, KvFor
   return plan;
 }
 
+/// What a step of the largest size needs.
+struct Sizes {
+  int32_t n_blocks = 0;       // one on each multiprocessor
+  int32_t tile_capacity = 0;  // per KV head
+  size_t plan_bytes = 0;
+  size_t tiles_bytes = 0;
+  size_t partial_rows = 0;
+};
+Sizes sizes(const AttentionShape& shape, int32_t max_step_tokens, int32_t max_context) {
+  Sizes out;
+  int device = 0;
+  TROUPE_CUDA(cudaGetDevice(&device));
+  TROUPE_CUDA(cudaDeviceGetAttribute(&out.n_blocks, cudaDevAttrMultiProcessorCount, device));
+  // At worst every token is a chunk of its own, and cut items come on top.
+  const auto tokens = static_cast<size_t>(max_step_tokens);
+  const auto heads = static_cast<size_t>(shape.n_kv_heads);
+  const auto blocks = static_cast<size_t>(out.n_blocks);
+  const auto group = static_cast<size_t>(shape.n_heads / shape.n_kv_heads);
+  const size_t items =
+      heads * (tokens + tokens * group / kRows + 1) + 2 * blocks * (tokens + 1) / 64;
+  out.plan_bytes = tokens * sizeof(DeviceChunk) + items * (sizeof(Item) + sizeof(Split));
+  out.tile_capacity =
+      std::max(kMinTiles, div_up(max_context, kTile) + div_up(max_step_tokens, kTile));
+  out.tiles_bytes = static_cast<size_t>(out.tile_capacity) * heads * tile_bytes(shape.head_dim);
+  out.partial_rows = 2 * blocks * kRows;
+  return out;
+}
+
 }  // namespace
 }  // namespace prefill
 
@@ -153,32 +181,20 @@ PrefillAttention::PrefillAttention(const AttentionShape& shape, KvFormat format,
   const int32_t group = shape.n_heads / shape.n_kv_heads;
   TROUPE_CHECK(shape.n_heads % shape.n_kv_heads == 0 && group <= 16) << shape.n_heads;
   TROUPE_CHECK(shape.head_dim == 64 || shape.head_dim == 128) << shape.head_dim;
+  const prefill::Sizes sizes = prefill::sizes(shape, max_step_tokens, max_context);
   int device = 0;
-  int n_blocks = 0;
   int major = 0;
   TROUPE_CUDA(cudaGetDevice(&device));
-  TROUPE_CUDA(cudaDeviceGetAttribute(&n_blocks, cudaDevAttrMultiProcessorCount, device));
   TROUPE_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
   if (major != 9) throw DeviceError("prefill attention needs a GPU of compute capability 9.0");
 
-  // At worst every token is a chunk of its own, and cut items come on top.
-  const auto tokens = static_cast<size_t>(max_step_tokens);
-  const auto heads = static_cast<size_t>(shape.n_kv_heads);
-  const size_t items = heads * (tokens + tokens * static_cast<size_t>(group) / prefill::kRows + 1) +
-                       2 * static_cast<size_t>(n_blocks) * (tokens + 1) / 64;
-  impl_ = std::make_unique<Impl>(shape, format,
-                                 tokens * sizeof(prefill::DeviceChunk) +
-                                     items * (sizeof(prefill::Item) + sizeof(prefill::Split)));
+  impl_ = std::make_unique<Impl>(shape, format, sizes.plan_bytes);
   Impl& d = *impl_;
-  d.n_blocks = n_blocks;
-  d.tile_capacity =
-      std::max(prefill::kMinTiles, prefill::div_up(max_context, prefill::kTile) +
-                                       prefill::div_up(max_step_tokens, prefill::kTile));
-  d.tiles = DeviceBuffer<unsigned char>(static_cast<size_t>(d.tile_capacity) * heads *
-                                        prefill::tile_bytes(shape.head_dim));
-  const size_t partial_rows = 2 * static_cast<size_t>(n_blocks) * prefill::kRows;
-  d.partial = DeviceBuffer<float>(partial_rows * static_cast<size_t>(shape.head_dim));
-  d.partial_max_sum = DeviceBuffer<float2>(partial_rows);
+  d.n_blocks = sizes.n_blocks;
+  d.tile_capacity = sizes.tile_capacity;
+  d.tiles = DeviceBuffer<unsigned char>(sizes.tiles_bytes);
+  d.partial = DeviceBuffer<float>(sizes.partial_rows * static_cast<size_t>(shape.head_dim));
+  d.partial_max_sum = DeviceBuffer<float2>(sizes.partial_rows);
   d.kernel = prefill::attend_kernel(shape.head_dim);
   TROUPE_CUDA(cudaFuncSetAttribute(d.kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(d.kernel.shared_bytes)));
@@ -240,6 +256,13 @@ void PrefillAttention::run(__nv_bfloat16* out, const __nv_bfloat16* q, const KvL
            d.kernel.shared_bytes, &p, true, stream);
     if (r.n_splits > 0) prefill::launch_merge(p, d.shape.head_dim, r.n_splits, stream);
   }
+}
+
+size_t PrefillAttention::device_bytes(const AttentionShape& shape, int32_t max_step_tokens,
+                                      int32_t max_context) {
+  const prefill::Sizes s = prefill::sizes(shape, max_step_tokens, max_context);
+  const size_t row = static_cast<size_t>(shape.head_dim) * sizeof(float) + sizeof(float2);
+  return s.plan_bytes + s.tiles_bytes + s.partial_rows * row;
 }
 
 size_t PrefillAttention::workspace_bytes() const {

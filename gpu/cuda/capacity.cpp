@@ -19,7 +19,7 @@ std::string mib(size_t bytes) { return mebibytes(static_cast<int64_t>(bytes)); }
 
 }  // namespace
 
-Result<DeviceInfo> find_device() {
+Result<DeviceInfo> use_device(int32_t index) {
   int count = 0;
   const cudaError_t found = cudaGetDeviceCount(&count);
   int driver = 0;
@@ -34,10 +34,13 @@ Result<DeviceInfo> find_device() {
   if (found != cudaSuccess)
     return unusable(std::string("the GPU does not answer (") + cudaGetErrorString(found) +
                     "); check nvidia-smi");
-  int device = 0;
-  TROUPE_CUDA(cudaGetDevice(&device));
+  if (index < 0 || index >= count)
+    return unusable("this rank would need GPU " + std::to_string(index) +
+                    " of this host, which has " + std::to_string(count) +
+                    "; start fewer ranks on it");
+  TROUPE_CUDA(cudaSetDevice(index));
   cudaDeviceProp properties = {};
-  TROUPE_CUDA(cudaGetDeviceProperties(&properties, device));
+  TROUPE_CUDA(cudaGetDeviceProperties(&properties, index));
   const std::string name = std::string(properties.name) + " (compute capability " +
                            std::to_string(properties.major) + "." +
                            std::to_string(properties.minor) + ")";

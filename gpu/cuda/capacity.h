@@ -12,14 +12,14 @@
 
 namespace troupe::cuda {
 
-/// The current device, when this program can run on it. One line says what is in the way: no GPU,
-/// an old driver, an old or foreign architecture.
+/// Makes GPU `index` of this host the thread's device, when this program can run on it. One line
+/// says what is in the way: no GPU, too few, an old driver, an old or foreign architecture.
 struct DeviceInfo {
   std::string name;
   size_t total_bytes = 0;
   size_t free_bytes = 0;
 };
-Result<DeviceInfo> find_device();
+Result<DeviceInfo> use_device(int32_t index);
 
 /// Whether the kernels can run this model's share: head size, widths, grouping.
 Status check_model(const ModelConfig& config, const Shard& shard, int32_t n_ranks);

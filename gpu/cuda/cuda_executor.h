@@ -76,7 +76,7 @@ class CudaExecutor final : public Executor {
   CudaExecutor(const ModelConfig& config, const Shard& shard, const ExecutorOptions& options,
                const Variant& variant, std::unique_ptr<Weights> weights,
                Communicator& communicator);
-  ~CudaExecutor() override { cudaStreamSynchronize(stream_.get()); }
+  ~CudaExecutor() override;
 
   static Llama::Limits limits(const ModelConfig& config, const ExecutorOptions& options,
                               const Variant& variant);

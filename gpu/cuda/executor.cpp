@@ -13,6 +13,7 @@
 #include <numeric>
 #include <span>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -71,6 +72,17 @@ CudaExecutor::CudaExecutor(const ModelConfig& config, const Shard& shard,
       buckets_(decode_buckets(options.max_rows)),
       rows_(static_cast<size_t>(options.max_rows)) {}
 
+CudaExecutor::~CudaExecutor() {
+  // A step that waits for a lost peer ends only when the communicator notices.
+  while (cudaStreamQuery(stream_.get()) == cudaErrorNotReady) {
+    try {
+      communicator_.check();
+    } catch (const DeviceError&) {  // known already, or nobody waits for a result
+    }
+    std::this_thread::yield();
+  }
+}
+
 // ---- start --------------------------------------------------------------------------------------
 
 Status CudaExecutor::make_pool(int32_t n_slots) {
@@ -102,7 +114,7 @@ Status CudaExecutor::make_pool(int32_t n_slots) {
                   "another rank of the replica has room for " + std::to_string(fitting) +
                       " KV tokens only; its own message has the numbers",
                   "kv_tokens");
-    const Result<DeviceInfo> now = find_device();
+    const Result<DeviceInfo> now = use_device(options_.device_index);
     if (!now) return now.error();
     return check_fit(*now, {0, 0, per_slot}, std::max(n_slots, 1));
   }
@@ -142,13 +154,17 @@ void CudaExecutor::randomise_pool() {
 }
 
 void CudaExecutor::tune(const std::string& table) {
+  // Shares are mostly of one shape: the others read what the first rank has found.
+  const bool in_turn = communicator_.size() > 1 && !table.empty();
+  if (in_turn && communicator_.rank() != 0) gather(0, communicator_);
   if (!table.empty()) model_.linear().load_table(table);
   for (const int32_t n : buckets_) model_.tune(n, n, stream_.get());
   // Under load most steps with prefill are as large as they may be.
   const int32_t largest = state_.limits().max_tokens;
   for (int32_t n = 512; n < largest; n *= 2) model_.tune(n, 1, stream_.get());
   model_.tune(largest, 1, stream_.get());
-  if (!table.empty()) model_.linear().save_table(table);
+  if (!table.empty() && communicator_.rank() == 0) model_.linear().save_table(table);
+  if (in_turn && communicator_.rank() == 0) gather(0, communicator_);
 }
 
 void CudaExecutor::capture() {
@@ -184,7 +200,7 @@ Result<std::unique_ptr<CudaExecutor>> load_share(const Checkpoint& checkpoint,
   const ModelConfig& config = checkpoint.config();
   const int32_t n_ranks = communicator.size();
   const int32_t n_shares = std::max(n_ranks, variant.share_of);
-  const Result<DeviceInfo> device = find_device();
+  const Result<DeviceInfo> device = use_device(options.device_index);
   if (!device) return device.error();
   const Shard shard = make_shard(config, kFfnBlock, communicator.rank(), n_shares);
   if (const Status fits = check_model(config, shard, n_shares); !fits) return fits.error();
@@ -197,7 +213,8 @@ Result<std::unique_ptr<CudaExecutor>> load_share(const Checkpoint& checkpoint,
   need.workspace = Llama::activation_bytes(config, shard, limits, n_ranks) +
                    StepState::device_bytes(
                        CudaExecutor::state_limits(config, shard, options, variant, n_ranks)) +
-                   Sampler::device_bytes(options.max_rows) + Llama::kLinearWorkspace;
+                   Sampler::device_bytes(options.max_rows) + Llama::kLinearWorkspace +
+                   PrefillAttention::device_bytes(shape, limits.max_tokens, limits.max_context);
   need.kv_per_slot = KvPool::bytes_per_slot(config.n_layers, shape,
                                             options.fp8_kv ? KvFormat::kFp8 : KvFormat::kBf16);
   const int32_t least_slots = options.n_slots > 0 ? options.n_slots : limits.max_tokens;

@@ -4,7 +4,8 @@
 
 namespace troupe::cuda {
 
-/// Executor::create() for an NVIDIA GPU: the current device. kInvalidArgument and kOutOfMemory say
+/// Executor::create() for an NVIDIA GPU: options.device_index of this host, which becomes the
+/// calling thread's device. kInvalidArgument and kOutOfMemory say
 /// what the device is or lacks; DeviceError when it fails.
 Result<std::unique_ptr<Executor>> make_executor(const Checkpoint& checkpoint,
                                                 const ExecutorOptions& options,

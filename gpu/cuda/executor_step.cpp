@@ -1,4 +1,5 @@
 #include "gpu/base/check.h"
+#include "gpu/communicator.h"
 #include "gpu/cuda/cuda_executor.h"
 #include "gpu/step_digest.h"
 
@@ -178,8 +179,8 @@ bool CudaExecutor::ended(uint64_t index) const {
 
 void CudaExecutor::check_device() const {
   const cudaError_t state = cudaStreamQuery(stream_.get());
-  if (state == cudaErrorNotReady) return;
   const uint64_t step = pending_.front().plan.step;
+  if (state == cudaErrorNotReady) return communicator_.check();
   if (state != cudaSuccess)
     throw DeviceError("step " + std::to_string(step) +
                       " failed on the device: " + cudaGetErrorString(state));
@@ -194,8 +195,12 @@ bool CudaExecutor::ready() const {
   const Clock::time_point now = Clock::now();
   if (now < next_check_) return false;
   next_check_ = now + std::chrono::milliseconds(1);
-  const cudaError_t state = cudaStreamQuery(stream_.get());
-  return state != cudaSuccess && state != cudaErrorNotReady;
+  try {
+    check_device();
+  } catch (const DeviceError&) {
+    return true;
+  }
+  return false;
 }
 
 StepResult CudaExecutor::collect() {
@@ -207,10 +212,13 @@ StepResult CudaExecutor::collect() {
     const Clock::time_point now = Clock::now();
     if (now < next_check) continue;
     check_device();
-    if (now - start > kLongestStep)
+    if (now - start > kLongestStep) {
+      communicator_.abort();
       throw DeviceError("step " + std::to_string(pending_.front().plan.step) + " does not end");
+    }
     next_check = now + std::chrono::milliseconds(1);
   }
+  communicator_.check();  // after a failure steps end too, with anything as their result
   const Pending pending = std::move(pending_.front());
   pending_.pop_front();
 

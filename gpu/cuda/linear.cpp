@@ -18,8 +18,15 @@ namespace troupe::cuda {
 namespace {
 
 constexpr int32_t kLtCandidates = 8;
-// A later candidate must be better by this much.
-constexpr double kClearly = 0.998;
+constexpr int32_t kReplays = 5;
+// Steps of more tokens than this have any size; those of decode alone were tuned as they are.
+constexpr int32_t kMostDecodeTokens = 256;
+// From here on multiplies hold the card at its power limit, where the kernel that needs the least
+// energy is the fastest: not the one that wins a short race on a cool card.
+constexpr int32_t kPowerBound = 1024;
+constexpr size_t kFinalists = 3;
+constexpr double kFinalUs = 10000.0;  // of a launch's time, times the launches of a replay: long
+                                      // enough for the clock to follow the load
 constexpr int64_t kBeyondCache = int64_t{160} << 20;
 
 /// The narrowest own kernel that takes all tokens at once.
@@ -41,6 +48,9 @@ struct Linear::Impl {
   void launch(const Kernel& kernel, const GemmShape& shape, const GemmCall& call,
               cudaStream_t stream);
   [[nodiscard]] Kernel choose(const GemmShape& shape) const;
+  /// What was tuned for the next larger number of tokens, up to twice, or else the next smaller
+  /// one: for prefill, whose steps have any size.
+  [[nodiscard]] std::optional<Kernel> of_neighbour(const GemmShape& shape) const;
   [[nodiscard]] std::optional<StreamPlan> usual(const GemmShape& shape) const;
   [[nodiscard]] std::vector<Kernel> candidates(const GemmShape& shape) const;
   /// Null when this build or library does not have it.
@@ -65,9 +75,25 @@ std::optional<Kernel> Linear::Impl::restore(const GemmShape& shape, const TunedK
   return plans.front();
 }
 
+std::optional<Kernel> Linear::Impl::of_neighbour(const GemmShape& shape) const {
+  const TunedKernel* best = nullptr;
+  for (const auto& [tuned, kernel] : table) {
+    GemmShape same = tuned;
+    same.n_tokens = shape.n_tokens;
+    if (same != shape || 2 * tuned.n_tokens < shape.n_tokens || tuned.n_tokens > 2 * shape.n_tokens)
+      continue;
+    best = &kernel;  // in the order of n_tokens
+    if (tuned.n_tokens >= shape.n_tokens) break;
+  }
+  return best != nullptr ? restore(shape, *best) : std::nullopt;
+}
+
 Kernel Linear::Impl::choose(const GemmShape& shape) const {
   if (const auto it = table.find(shape); it != table.end()) {
     if (const auto kernel = restore(shape, it->second)) return *kernel;
+  }
+  if (shape.n_tokens > kMostDecodeTokens) {
+    if (const auto kernel = of_neighbour(shape)) return *kernel;
   }
   // Untimed, the library's guess is the safer one: a cut of the own kernel that is a little off
   // costs more.
@@ -144,29 +170,36 @@ bool Linear::Impl::is_tuned(const GemmShape& shape) const {
 }
 
 void Linear::tune(const Weight& w, int32_t n_tokens, bool f32_out,
-                  const std::function<double()>& time) {
+                  const std::function<double(int32_t)>& time) {
   Impl& impl = *impl_;
   const GemmShape shape = {w.rows, w.cols, n_tokens, w.format, f32_out};
   if (impl.is_tuned(shape)) return;
-  std::optional<Kernel> best;
-  TunedKernel& entry = impl.table[shape];
-  for (const Kernel& kernel : impl.candidates(shape)) {
+  const auto time_kernel = [&](const Kernel& kernel, int32_t replays) {
     impl.chosen.insert_or_assign(shape, kernel);
-    const double us = time();
-    if (best && us > entry.us * kClearly) continue;
-    best = kernel;
-    entry.us = us;
-    if (const auto* own = std::get_if<StreamPlan>(&kernel)) {
-      entry.kernel = own->cut;
-    } else {
-      entry.kernel = std::get<LtPlan>(kernel).algorithm;
-    }
+    return time(replays);
+  };
+  std::vector<std::pair<double, Kernel>> timed;
+  for (const Kernel& kernel : impl.candidates(shape))
+    timed.emplace_back(time_kernel(kernel, kReplays), kernel);
+  if (timed.empty()) return;
+  const auto by_time = [](const auto& a, const auto& b) { return a.first < b.first; };
+  std::stable_sort(timed.begin(), timed.end(), by_time);
+  if (n_tokens >= kPowerBound) {
+    timed.resize(std::min(timed.size(), kFinalists));
+    for (auto& [us, kernel] : timed)
+      us = time_kernel(kernel, static_cast<int32_t>(kFinalUs / us) + 1);
+    std::stable_sort(timed.begin(), timed.end(), by_time);
   }
-  if (best) {
-    impl.chosen.insert_or_assign(shape, *best);
+  const auto& [us, best] = timed.front();
+  impl.chosen.insert_or_assign(shape, best);
+  TunedKernel entry;
+  entry.us = us;
+  if (const auto* own = std::get_if<StreamPlan>(&best)) {
+    entry.kernel = own->cut;
   } else {
-    impl.table.erase(shape);
+    entry.kernel = std::get<LtPlan>(best).algorithm;
   }
+  impl.table.insert_or_assign(shape, entry);
 }
 
 void Linear::tune_alone(const Weight& w, int32_t n_tokens, bool f32_out, cudaStream_t stream) {
@@ -192,7 +225,8 @@ void Linear::tune_alone(const Weight& w, int32_t n_tokens, bool f32_out, cudaStr
   TROUPE_CUDA(cudaStreamSynchronize(stream));  // the workspace is free now, too
 
   const Activation in = {fp8 ? static_cast<const void*>(codes.data()) : x.data(), scale.data()};
-  tune(w, n_tokens, f32_out, [&] {
+  const auto launches = static_cast<int32_t>(std::clamp<int64_t>(2 * copies, 3, 200));
+  tune(w, n_tokens, f32_out, [&](int32_t replays) {
     return time_in_graph(
         [&](int32_t i, cudaStream_t s) {
           Weight copy = w;
@@ -203,7 +237,7 @@ void Linear::tune_alone(const Weight& w, int32_t n_tokens, bool f32_out, cudaStr
             run(reinterpret_cast<__nv_bfloat16*>(out.data()), copy, in, n_tokens, s);
           }
         },
-        static_cast<int32_t>(std::clamp<int64_t>(2 * copies, 3, 200)));
+        launches, replays);
   });
 }
 

@@ -75,6 +75,19 @@ Product Llama::all_reduce(const Product& product, int32_t n, cudaStream_t stream
 
 // ---- MLP ----------------------------------------------------------------------------------------
 
+/// hidden_in_ -> silu(gate) * up -> inner_in_.
+void Llama::gate_and_up(const LayerWeights& w, int32_t n, cudaStream_t stream) {
+  const Activation in = activation(hidden_in_);
+  if (!gated_.suits(w.gate_up, n)) {
+    const Product product = linear_.run(gate_up_.data(), w.gate_up, in, n, stream);
+    silu_mul(inner_in_, product, n, ffn_, stream);
+    return;
+  }
+  __nv_bfloat16* const out = fp8_ ? gate_up_.data() : inner_in_.data;
+  gated_.run(out, w.gate_up, in, n, stream);
+  if (fp8_) quantize_rows(inner_in_.codes, inner_in_.token_scale, out, n, ffn_, stream);
+}
+
 /// attended -> o -> residual -> MLP -> residual, and the norm that comes next into hidden_in_.
 void Llama::project_and_mlp(const LayerWeights& w, const __nv_bfloat16* attended,
                             __nv_bfloat16* residual, const __nv_bfloat16* next_norm, bool last,
@@ -88,9 +101,7 @@ void Llama::project_and_mlp(const LayerWeights& w, const __nv_bfloat16* attended
   const Product o = all_reduce(linear_.run(delta_.data(), w.o, heads, n, stream), n, stream);
   add_rms_norm(hidden_in_, residual, o, w.o_bias, w.post_norm, n, config_.hidden, config_.rms_eps,
                stream);
-  const Product gate_up =
-      linear_.run(gate_up_.data(), w.gate_up, activation(hidden_in_), n, stream);
-  silu_mul(inner_in_, gate_up, n, ffn_, stream);
+  gate_and_up(w, n, stream);
   const Product down =
       all_reduce(linear_.run(delta_.data(), w.down, activation(inner_in_), n, stream), n, stream);
   // The head's weights are bf16 whatever the layers' are.
@@ -109,8 +120,12 @@ void Llama::forward(const StepInput& input, const KvPool& kv, cudaStream_t strea
   const int32_t hidden = config_.hidden;
   if (input.decode.n_rows > 0) decode_.plan(input.decode, stream, config_.sliding_window);
   if (!input.chunks.empty()) prefill_.plan(input.chunks, input.decode.slots, stream);
-  embedding(residual_.data(), weights_->embedding(), input.tokens, 0, config_.vocab, input.n_tokens,
-            hidden, stream);
+  embedding(residual_.data(), weights_->embedding(), input.tokens,
+            static_cast<int32_t>(shard_.vocab.begin), static_cast<int32_t>(shard_.vocab.size()),
+            input.n_tokens, hidden, stream);
+  // One rank has a token's row, the others add zeros.
+  if (communicator_.size() > 1)
+    communicator_.device_all_reduce_sum(residual_.data(), int64_t{input.n_tokens} * hidden, stream);
   add_rms_norm(hidden_in_, residual_.data(), {}, nullptr, weights_->layer(0).input_norm,
                input.n_tokens, hidden, config_.rms_eps, stream);
   const __nv_bfloat16* attended = attended_.data();
@@ -146,7 +161,10 @@ void Llama::tune(int32_t n_tokens, int32_t n_sampled, cudaStream_t stream) {
   const Weight* const layer[] = {&w.qkv, &w.o, &w.gate_up, &w.down};
   linear_.tune_alone(weights_->head(), n_sampled, true, stream);
   if (n_tokens > limits_.max_rows) {
-    for (const Weight* weight : layer) linear_.tune_alone(*weight, n_tokens, false, stream);
+    for (const Weight* weight : layer) {
+      if (weight != &w.gate_up || !gated_.suits(w.gate_up, n_tokens))
+        linear_.tune_alone(*weight, n_tokens, false, stream);
+    }
     return;
   }
   // Decode kernels run into each other: what is best for one depends on its neighbours, so each is
@@ -175,8 +193,11 @@ void Llama::tune(int32_t n_tokens, int32_t n_sampled, cudaStream_t stream) {
       project_and_mlp(l, attended_.data(), residual_.data(), l.input_norm, false, n_tokens, s);
     }
   };
-  for (const Weight* weight : layer)
-    linear_.tune(*weight, n_tokens, false, [&] { return time_in_graph(chain, 1); });
+  for (const Weight* weight : layer) {
+    if (weight == &w.gate_up && gated_.suits(w.gate_up, n_tokens)) continue;
+    linear_.tune(*weight, n_tokens, false,
+                 [&](int32_t replays) { return time_in_graph(chain, 1, replays); });
+  }
   tuning_ = false;
 }
 

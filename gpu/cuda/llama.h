@@ -3,6 +3,7 @@
 #include "gpu/cuda/attention.h"
 #include "gpu/cuda/device.h"
 #include "gpu/cuda/linear.h"
+#include "gpu/cuda/linear_gated.h"
 #include "gpu/cuda/ops.h"
 #include "gpu/cuda/weights.h"
 #include "gpu/model/config.h"
@@ -101,6 +102,7 @@ class Llama {
   }
   void attend(const LayerWeights& w, const StepInput& input, const KvLayer& kv,
               cudaStream_t stream);
+  void gate_and_up(const LayerWeights& w, int32_t n, cudaStream_t stream);
   void project_and_mlp(const LayerWeights& w, const __nv_bfloat16* attended,
                        __nv_bfloat16* residual, const __nv_bfloat16* next_norm, bool last,
                        int32_t n, cudaStream_t stream);
@@ -122,6 +124,7 @@ class Llama {
   DeviceBuffer<float> inverse_frequency_;
   Rope rope_;
   Linear linear_;
+  GatedLinear gated_;
   DecodeAttention decode_;
   PrefillAttention prefill_;
 

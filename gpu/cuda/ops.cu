@@ -1,6 +1,7 @@
 #include "gpu/base/check.h"
 #include "gpu/cuda/launch.cuh"
 #include "gpu/cuda/ops.h"
+#include "gpu/cuda/rms_norm_rows.h"
 
 #include <algorithm>
 
@@ -226,15 +227,21 @@ __global__ void __launch_bounds__(kRopeThreads) rope_kernel(const __grid_constan
 
   const int32_t stride = static_cast<int32_t>(gridDim.y) * kGroups;
   const auto begin = static_cast<int32_t>(blockIdx.y * kGroups + threadIdx.x / kLanes);
+  const auto values_of = [&](int32_t head) {
+    return load_raw(job.qkv.data + (t * n_heads + min(head, n_heads - 1)) * kHeadDim + at);
+  };
+  Bf16x8 next = values_of(begin);
   // Idle groups go on with the last head: shuffles need whole warps.
   for (int32_t base = 0; base < n_heads; base += stride) {
     const bool active = base + begin < n_heads;
     const int32_t head = active ? base + begin : n_heads - 1;
+    const Bf16x8 raw = next;
+    next = values_of(head + stride);  // under way while this head is worked on
     const bool is_q = head < n_q;
     const bool is_v = head >= n_q + n_kv;
     const int64_t column = int64_t{head} * kHeadDim + at;
     float v[8];
-    load8(v, job.qkv.data + t * n_heads * kHeadDim + column);
+    to_floats(v, raw);
     if (job.qkv.channel_scale != nullptr) {
       float channel[8];
       load8(channel, job.qkv.channel_scale + column);
@@ -406,6 +413,10 @@ void add_rms_norm(const ActivationOut& out, __nv_bfloat16* residual, const Produ
                   const __nv_bfloat16* bias, const __nv_bfloat16* weight, int32_t n_tokens,
                   int32_t hidden, float eps, cudaStream_t stream) {
   if (n_tokens == 0) return;
+  if (rms_norm_rows_suits(n_tokens, hidden)) {
+    add_rms_norm_rows(out, residual, x, bias, weight, n_tokens, hidden, eps, stream);
+    return;
+  }
   const RowShape shape = row_shape(hidden, n_tokens);
   const auto kernel = shape.vectors == 1   ? add_rms_norm_kernel<1>
                       : shape.vectors == 2 ? add_rms_norm_kernel<2>

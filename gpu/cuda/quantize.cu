@@ -41,7 +41,18 @@ __device__ uint64_t encode8(const Bf16x8& v, float inverse) {
   return codes;
 }
 
-/// One block a row: two passes, the second from L1/L2.
+__device__ float largest_of(const Bf16x8& v) {
+  float largest = 0.0F;
+  for (const __nv_bfloat162 p : v.pair) {
+    const float2 f = __bfloat1622float2(p);
+    largest = fmaxf(largest, fmaxf(fabsf(f.x), fabsf(f.y)));
+  }
+  return largest;
+}
+
+/// One block a row. A thread holds its first kHeld vectors in registers and reads longer rows'
+/// others again.
+template <int kHeld>
 __global__ void quantize_kernel(uint8_t* codes, float* scale, const __nv_bfloat16* x,
                                 int64_t cols) {
   asm volatile("griddepcontrol.launch_dependents;");
@@ -50,19 +61,27 @@ __global__ void quantize_kernel(uint8_t* codes, float* scale, const __nv_bfloat1
   const auto* in = reinterpret_cast<const Bf16x8*>(x + row * cols);
   auto* out = reinterpret_cast<uint64_t*>(codes + row * cols);
   const int64_t n = cols / kVector;
-  float largest = 0.0F;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-    const Bf16x8 v = in[i];
-    for (const __nv_bfloat162 p : v.pair) {
-      const float2 f = __bfloat1622float2(p);
-      largest = fmaxf(largest, fmaxf(fabsf(f.x), fabsf(f.y)));
-    }
+  const int64_t beyond = int64_t{threadIdx.x} + kHeld * int64_t{blockDim.x};
+  Bf16x8 held[kHeld] = {};
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    const int64_t i = threadIdx.x + j * int64_t{blockDim.x};
+    if (i < n) held[j] = in[i];
   }
+  float largest = 0.0F;
+#pragma unroll
+  for (const Bf16x8& v : held) largest = fmaxf(largest, largest_of(v));
+  for (int64_t i = beyond; i < n; i += blockDim.x) largest = fmaxf(largest, largest_of(in[i]));
   largest = largest_of_block(largest);
   const float row_scale = largest > 0.0F ? largest / kLargestE4m3 : 1.0F;
   if (threadIdx.x == 0) scale[row] = row_scale;
   const float inverse = 1.0F / row_scale;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) out[i] = encode8(in[i], inverse);
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    const int64_t i = threadIdx.x + j * int64_t{blockDim.x};
+    if (i < n) out[i] = encode8(held[j], inverse);
+  }
+  for (int64_t i = beyond; i < n; i += blockDim.x) out[i] = encode8(in[i], inverse);
 }
 
 void launch_quantize(uint8_t* codes, float* scale, const __nv_bfloat16* x, int64_t rows,
@@ -73,11 +92,17 @@ void launch_quantize(uint8_t* codes, float* scale, const __nv_bfloat16* x, int64
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(rows));
-  config.blockDim = dim3(cols >= 4096 ? 512 : 128);
+  // A row alone wants many threads; of many rows small blocks, so that some load while others
+  // reduce.
+  constexpr int64_t kManyRows = 512;
+  const bool many = rows >= kManyRows;
+  const bool is_long = many && cols > 128 * 4 * kVector;
+  config.blockDim = dim3(is_long ? 256 : many || cols < 4096 ? 128 : 512);
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = 1;
-  TROUPE_CUDA(cudaLaunchKernelEx(&config, quantize_kernel, codes, scale, x, cols));
+  TROUPE_CUDA(cudaLaunchKernelEx(&config, is_long ? &quantize_kernel<8> : &quantize_kernel<4>,
+                                 codes, scale, x, cols));
 }
 
 __global__ void expand_kernel(__nv_bfloat16* out, const uint8_t* codes, const float* scale,

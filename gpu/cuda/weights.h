@@ -56,7 +56,8 @@ class Weights {
   [[nodiscard]] const LayerWeights& layer(int32_t i) const {
     return layers_[static_cast<size_t>(i)];
   }
-  [[nodiscard]] const __nv_bfloat16* embedding() const { return embedding_; }    // [vocab, hidden]
+  /// [vocabulary rows of this rank, hidden]
+  [[nodiscard]] const __nv_bfloat16* embedding() const { return embedding_; }
   [[nodiscard]] const __nv_bfloat16* final_norm() const { return final_norm_; }  // [hidden]
   /// [vocabulary rows of this rank, hidden], bf16; the embedding itself when tied.
   [[nodiscard]] const Weight& head() const { return head_; }

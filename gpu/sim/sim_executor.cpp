@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <thread>
 #include <utility>
 
@@ -22,10 +23,19 @@ uint64_t mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
+/// Continues the hash of a prompt with those of `tokens`, the first at `position`, that are prompt.
+void add_to_prompt(uint64_t& hash, std::span<const int32_t> tokens, int32_t position,
+                   int32_t n_prompt) {
+  for (const int32_t token : tokens) {
+    if (position++ >= n_prompt) return;
+    hash = mix(hash + 0x9e3779b97f4a7c15ULL + static_cast<uint64_t>(token));
+  }
+}
+
 }  // namespace
 
-int32_t simulated_token(uint64_t seed, int32_t position, int32_t vocab) {
-  const uint64_t hash = mix(seed + 0x9e3779b97f4a7c15ULL * static_cast<uint64_t>(position + 1));
+int32_t simulated_token(uint64_t key, int32_t position, int32_t vocab) {
+  const uint64_t hash = mix(key + 0x9e3779b97f4a7c15ULL * static_cast<uint64_t>(position + 1));
   return static_cast<int32_t>((hash >> 32) * static_cast<uint64_t>(vocab) >> 32);
 }
 
@@ -40,14 +50,28 @@ SimExecutor::Row& SimExecutor::row_at(int32_t row) {
   return rows_[static_cast<size_t>(row)];
 }
 
-int32_t SimExecutor::token_of(const Row& row) const {
+// The next token and, if asked for, alternatives: each half as likely as the one before.
+SampledToken SimExecutor::sample(int32_t number, const Row& row) const {
+  const uint64_t key = row.greedy ? row.prompt : row.seed;
+  SampledToken sampled;
+  sampled.row = number;
+  sampled.token = simulated_token(key, row.context, options_.vocab);
   if (options_.ends != nullptr) {
     const auto& at = options_.ends->at;
-    if (row.seed < at.size() && at[row.seed] == row.context) return SimulatedEnds::kEndToken;
+    if (row.seed < at.size() && at[row.seed] == row.context) {
+      sampled.token = SimulatedEnds::kEndToken;
+    } else if (sampled.token == SimulatedEnds::kEndToken) {
+      ++sampled.token;
+    }
   }
-  const int32_t token = simulated_token(row.seed, row.context, options_.vocab);
-  if (options_.ends != nullptr && token == SimulatedEnds::kEndToken) return token + 1;
-  return token;
+  if (row.n_logprobs < 0) return sampled;
+  constexpr float kHalf = -0.693147F;
+  sampled.logprob = kHalf;
+  for (int32_t i = 0; i < std::min(row.n_logprobs, options_.vocab); ++i) {
+    sampled.top.push_back(
+        {(sampled.token + i) % options_.vocab, kHalf * static_cast<float>(i + 1)});
+  }
+  return sampled;
 }
 
 void SimExecutor::enqueue(const StepPlan& plan) {
@@ -60,22 +84,37 @@ void SimExecutor::enqueue(const StepPlan& plan) {
   for (const OpenRow& opened : plan.opened) {
     Row& row = row_at(opened.row);
     TROUPE_CHECK(!row.open) << "row " << opened.row << " opened twice";
-    row = {true, static_cast<int32_t>(opened.prefix_slots.size()), opened.sampling.seed};
+    row.open = true;
+    row.greedy = opened.sampling.temperature == 0;
+    row.context = static_cast<int32_t>(opened.prefix_slots.size());
+    row.n_prompt = opened.n_prompt;
+    row.n_logprobs = opened.sampling.n_logprobs;
+    row.seed = opened.sampling.seed;
+    if (row.greedy) add_to_prompt(row.prompt, opened.prefix_tokens, 0, row.n_prompt);
     context_tokens_ += row.context;
   }
   StepWork work;
   Pending step;
+  std::span<const int32_t> given(plan.tokens);
+  step.result.sampled.reserve(plan.work.size());
   for (const RowWork& item : plan.work) {
     Row& row = row_at(item.row);
     TROUPE_CHECK(row.open) << "row " << item.row << " is not open";
     const double n = item.n_tokens;
+    if (!item.from_last_sample) {
+      TROUPE_CHECK(static_cast<size_t>(item.n_tokens) <= given.size())
+          << item.n_tokens << " tokens of row " << item.row << ", " << given.size() << " given";
+      const auto tokens = given.first(static_cast<size_t>(item.n_tokens));
+      given = given.subspan(tokens.size());
+      if (row.greedy) add_to_prompt(row.prompt, tokens, row.context, row.n_prompt);
+    }
     work.kv_tokens += row.context;
     if (item.n_tokens > 1) work.score_pairs += n * row.context + n * (n + 1) / 2;
     work.tokens += item.n_tokens;
     row.context += item.n_tokens;
     if (!item.sample) continue;
     ++work.sampled;
-    step.result.sampled.push_back({item.row, token_of(row), 0.0F, {}, false});
+    step.result.sampled.push_back(sample(item.row, row));
   }
   for (const int32_t slot : plan.slots) {
     TROUPE_CHECK(slot >= 0 && slot < options_.n_slots) << "slot " << slot;

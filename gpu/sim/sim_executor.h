@@ -14,8 +14,9 @@
 namespace troupe {
 
 /// The token of a simulated row at `position` (0 = first of the prompt): a hash of the request's
-/// seed and the position, so it is the same whatever pauses, neighbours or ranks there were.
-[[nodiscard]] int32_t simulated_token(uint64_t seed, int32_t position, int32_t vocab);
+/// key and the position, so it is the same whatever pauses, neighbours or ranks there were. The key
+/// is the request's seed or, for greedy requests, a hash of the prompt.
+[[nodiscard]] int32_t simulated_token(uint64_t key, int32_t position, int32_t vocab);
 
 /// How long simulated requests are when the workload knows and the router must not: the request
 /// whose seed is s gets kEndToken at position at[s].
@@ -55,14 +56,18 @@ class SimExecutor final : public Executor {
   using Clock = std::chrono::steady_clock;
   struct Row {
     bool open = false;
+    bool greedy = false;
     int32_t context = 0;  // tokens in the pool
+    int32_t n_prompt = 0;
+    int32_t n_logprobs = -1;
     uint64_t seed = 0;
+    uint64_t prompt = 0;  // greedy: hash of the prompt's tokens so far
   };
   struct Pending {
     StepResult result;
     Clock::time_point end;
   };
-  [[nodiscard]] int32_t token_of(const Row& row) const;
+  [[nodiscard]] SampledToken sample(int32_t number, const Row& row) const;
   Row& row_at(int32_t row);
 
   CostModel model_;

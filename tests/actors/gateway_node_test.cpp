@@ -7,8 +7,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <future>
 #include <memory>
+#include <mutex>
+#include <vector>
 
 namespace troupe {
 namespace {
@@ -37,6 +40,80 @@ TEST(GatewayNode, EndsWhileItsLocalRanksCompute) {
       if (event.kind != EngineEvent::Kind::kPrompt && !once->exchange(true)) begun->set_value();
     });
     begun->get_future().wait();
+  }
+}
+
+/// How often each of a number of streams has ended, and with what.
+struct Ends {
+  explicit Ends(size_t n) : times(n), codes(n) {}
+  Sink sink(size_t i) {
+    return [this, i](EngineEvent&& event) {
+      if (event.kind != EngineEvent::Kind::kFinished) return;
+      const std::lock_guard lock(mutex);
+      ++times[i];
+      codes[i] = event.error.code;
+      ++ended;
+      changed.notify_all();
+    };
+  }
+  bool all() {
+    std::unique_lock lock(mutex);
+    return changed.wait_for(lock, std::chrono::seconds(30),
+                            [this] { return ended == times.size(); });
+  }
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<int> times;
+  std::vector<ErrorCode> codes;
+  size_t ended = 0;
+};
+
+GenerateRequest long_request() {
+  GenerateRequest request;
+  request.prompt = std::vector<int32_t>{5, 6, 7};
+  request.max_tokens = 400;
+  request.ignore_eos = true;
+  return request;
+}
+
+TEST(GatewayNode, EndsEveryStreamOnceWhenToldTo) {
+  const test::TempDir dir;
+  test::write_tiny_gguf(test::TinyModel{}, dir / "m.gguf", DType::kQ8_0);
+  auto checkpoint = Checkpoint::open(dir / "m.gguf");
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  constexpr size_t kStreams = 200;
+  Ends ends(kStreams);
+  GatewayOptions options;
+  options.tokenizers = 3;
+  auto node = GatewayNode::start(**checkpoint, options, [](const ReplicaEvent&) {});
+  ASSERT_TRUE(node.ok()) << node.error().message;
+  // Without a replica nothing ends by itself. Some are still on their way to an actor.
+  for (size_t i = 0; i < kStreams - 1; ++i) (*node)->submit(long_request(), ends.sink(i));
+  (*node)->end_streams();
+  (*node)->submit(long_request(), ends.sink(kStreams - 1));
+  EXPECT_TRUE(ends.all());
+  node->reset();
+  EXPECT_EQ(ends.times, std::vector<int>(kStreams, 1));
+  EXPECT_EQ(ends.codes, std::vector<ErrorCode>(kStreams, ErrorCode::kUnavailable));
+}
+
+TEST(GatewayNode, EndsEveryStreamOnceWhenItGoes) {
+  const test::TempDir dir;
+  test::write_tiny_gguf(test::TinyModel{}, dir / "m.gguf", DType::kQ8_0);
+  auto checkpoint = Checkpoint::open(dir / "m.gguf");
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  for (int round = 0; round < 20; ++round) {
+    constexpr size_t kStreams = 8;
+    Ends ends(kStreams);
+    auto node = GatewayNode::start(**checkpoint, {}, [](const ReplicaEvent&) {});
+    ASSERT_TRUE(node.ok()) << node.error().message;
+    ExecutorOptions options;
+    options.n_slots = 4096;
+    ASSERT_TRUE(
+        (*node)->add_local_replica(**checkpoint, options, make_thread_communicators(1)).ok());
+    for (size_t i = 0; i < kStreams; ++i) (*node)->submit(long_request(), ends.sink(i));
+    node->reset();
+    EXPECT_EQ(ends.times, std::vector<int>(kStreams, 1));
   }
 }
 

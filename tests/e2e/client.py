@@ -127,6 +127,14 @@ class Stream(threading.Thread):
             raise AssertionError(f"a stream broke off: {self.chunks[-1:]}")
         return self
 
+    def ended_by_the_server(self):
+        """Waits for an end that the server chose: a proper last chunk, whose event is an error
+        and no [DONE]. Returns the error."""
+        self.join(TIMEOUT)
+        if self.is_alive() or self.failure or self.done:
+            raise AssertionError(f"not ended by the server: {self.failure or self.chunks[-1:]}")
+        return self.chunks[-1]["error"]
+
     def choices(self, index=0):
         return [c for chunk in self.chunks for c in chunk["choices"] if c["index"] == index]
 

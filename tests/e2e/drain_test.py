@@ -1,5 +1,6 @@
 """SIGTERM: running streams end well, new requests are told to go elsewhere."""
 import signal
+import threading
 import unittest
 
 import client
@@ -35,18 +36,36 @@ class DrainTest(unittest.TestCase):
         self.drain()
         self.server.process.send_signal(signal.SIGINT)
         self.assertEqual(self.server.wait_exit(), 128 + signal.SIGINT)
-        running.join(client.TIMEOUT)
-        self.assertFalse(running.done)
+        self.assertIn("shutting down", running.ended_by_the_server()["message"])
         self.assertEqual(self.server.leftovers(), [])
 
 
 class DrainTimeoutTest(unittest.TestCase):
-    def test_the_time_limit_ends_what_still_runs(self):
-        with service.Service("--drain-timeout", "1") as server:
-            running = server.stream(prompt="Once upon a time", max_tokens=8000).wait_tokens(4)
+    def test_the_time_limit_ends_what_still_runs_and_says_so(self):
+        # One row: the second stream and the whole answer never start.
+        with service.Service("--drain-timeout", "1", "--max-rows", "1") as server:
+            body = dict(prompt="Once upon a time", max_tokens=8000)
+            running = server.stream(**body).wait_tokens(4)
+            chat = client.Stream(server.port, dict(
+                messages=[{"role": "user", "content": "Hi"}], max_tokens=8000),
+                path="/v1/chat/completions")
+            answers = []
+            whole = threading.Thread(
+                target=lambda: answers.append(server.post("/v1/completions", body)), daemon=True)
+            whole.start()
+            server.wait_metric("troupe_requests_queued", 2)
             self.assertEqual(server.terminate(), 0)
-            running.join(client.TIMEOUT)
-            self.assertFalse(running.done)
+            for stream in running, chat:
+                error = stream.ended_by_the_server()
+                self.assertEqual(error["code"], "unavailable")
+                self.assertIn("shutting down", error["message"])
+            self.assertGreater(len(running.times), 4)
+            self.assertEqual(chat.times, [])
+            whole.join(client.TIMEOUT)
+            self.assertEqual(answers[0].status, 503)
+            self.assertIn("shutting down", answers[0].error["message"])
+            self.assertIn("Retry-After", answers[0].headers)
+            self.assertIn("--drain-timeout is over", server.log())
             self.assertEqual(server.leftovers(), [])
 
 

@@ -3,7 +3,7 @@
 
   openai_client_test.py --base-url http://127.0.0.1:8000/v1 --model NAME   a running server
   openai_client_test.py --spawn PROGRAM [ARGS...]                          one that prints its port
-  openai_client_test.py --serve                                            the real one (service.py)
+  openai_client_test.py --serve [OPTIONS...]                               the real one (service.py)
 
 Nothing here depends on what a model says, only on the shape of it. Exit code 77: no openai package.
 """
@@ -164,14 +164,14 @@ def main():
     parser.add_argument("--model", help="default: what the server lists first")
     parser.add_argument("--api-key", default=API_KEY)
     parser.add_argument("--spawn", nargs="+")
-    parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--serve", nargs=argparse.REMAINDER, metavar="OPTION")
     args = parser.parse_args()
     API_KEY = args.api_key
     server = None
-    if args.serve:
+    if args.serve is not None:
         import service  # needs what the fake server does not have
         service.skip_unless_possible()
-        server = service.Service()
+        server = service.Service(*args.serve)
         BASE_URL = f"http://127.0.0.1:{server.port}/v1"
     elif args.spawn:
         server = subprocess.Popen(args.spawn, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -184,7 +184,7 @@ def main():
         result = unittest.main(argv=[sys.argv[0]], exit=False, verbosity=1).result
     finally:
         clean = True
-        if args.serve:
+        if args.serve is not None:
             with server:
                 clean = server.terminate() == 0 and not server.leftovers()
         elif server:

@@ -48,6 +48,7 @@ class Program:
             env={**os.environ, **(environment or {}), name: value}, **popen)
         self.output = b""
         self.files = set()  # that must be gone in the end
+        self.keeps = [os.path.dirname(os.path.dirname(BINARY)), MODEL]  # program, libraries, model
         self.reader = threading.Thread(target=self._read_output, daemon=True)
         self.reader.start()
 
@@ -108,7 +109,8 @@ class Program:
                              for fd in os.listdir(f"/proc/{pid}/fd"))
             except OSError:
                 pass
-        self.files |= {p for p in paths if p.startswith(SHARED) and p not in (BINARY, MODEL)}
+        keeps = tuple(filter(None, self.keeps))
+        self.files |= {p for p in paths if p.startswith(SHARED) and not p.startswith(keeps)}
 
     def leftovers(self):
         """Processes and files that are still there."""
@@ -142,6 +144,7 @@ class Service(Program):
     def __init__(self, *options, command=None, environment=None, model=None):
         serve = [BINARY, "serve", model or MODEL, "--port", "0", *options]
         super().__init__((command or []) + serve, environment)
+        self.keeps.append(str(model or ""))
         try:
             self.port = int(self.wait_line(r" ready at http://127\.0\.0\.1:(\d+)")[1])
             self.join_file = self.wait_line(r"troupe rank --join (\S+)")[1]
@@ -202,8 +205,8 @@ class Service(Program):
         return self.wait_exit()
 
 
-def skip_unless_possible():
-    if not BINARY or not MODEL:
+def skip_unless_possible(model=True):
+    if not BINARY or (model and not MODEL):
         print("skipped: TROUPE_BINARY and TROUPE_TEST_MODEL are needed")
         sys.exit(77)
     if not shutil.which("mpirun"):

@@ -39,6 +39,14 @@ TEST(Placement, auto_takes_every_gpu_there_is) {
   EXPECT_EQ(placed->shape.max_rows, 256);
 }
 
+TEST(Placement, a_replica_in_this_process_takes_one_gpu) {
+  ServeCommand asked = command("cuda");
+  asked.in_process = true;
+  const auto placed = place(asked, 2);
+  ASSERT_TRUE(placed.ok());
+  EXPECT_EQ(placed->tp, 1);
+}
+
 TEST(Placement, what_the_user_says_stays) {
   ServeCommand asked = command("cpu");
   asked.tp = 1;
@@ -62,6 +70,10 @@ TEST(Placement, what_does_not_go_together_is_refused_with_its_option) {
   ServeCommand asked = command("cuda");
   asked.tp = 4;
   EXPECT_THAT(says(asked, 2), HasSubstr("this host has 2"));
+  asked = command("cuda");
+  asked.in_process = true;
+  asked.tp = 2;
+  EXPECT_THAT(says(asked, 2), HasSubstr("one rank a replica"));
   asked = command("cuda");
   asked.shape.kv = "f16";
   EXPECT_THAT(says(asked, 1), HasSubstr("bf16 or fp8"));

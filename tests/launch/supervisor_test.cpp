@@ -186,6 +186,14 @@ TEST_F(SupervisorTest, a_replica_that_is_lost_again_and_again_is_given_up) {
   for (const pid_t pid : ranks()) EXPECT_TRUE(gone(pid));
 }
 
+TEST_F(SupervisorTest, restarts_at_once_then_after_one_and_two_seconds) {
+  const SupervisorOptions defaults;
+  using std::chrono::milliseconds;
+  EXPECT_EQ(defaults.restart_delays,
+            (std::vector<milliseconds>{milliseconds(0), milliseconds(1000), milliseconds(2000)}));
+  EXPECT_EQ(defaults.window, std::chrono::seconds(60));
+}
+
 TEST_F(SupervisorTest, a_failing_first_start_names_the_ranks_own_cause) {
   start(options("fail"));
   ASSERT_EQ(next().kind, Kind::kStarted);

@@ -1,4 +1,4 @@
-#include "actors/router/recorder.h"
+#include "actors/log_file.h"
 #include "actors/router/log_reader.h"
 #include "actors/router/recorded_router.h"
 #include "actors/router/replay.h"
@@ -44,7 +44,7 @@ std::string log_of(const std::string& spec, int32_t requests, int64_t limit = in
   workload.requests = requests;
   workload.rate = 200;
   workload.max_context = 5000;
-  auto recorder = Recorder::open(directory / "log", limit, simulation_limits(model, options),
+  auto recorder = record_to_file(directory / "log", limit, simulation_limits(model, options), true,
                                  [&](const std::string& text) {
                                    if (why != nullptr) *why += text + "\n";
                                  });
@@ -126,7 +126,7 @@ TEST(Replay, EndsWhereAnotherPolicyMakesTheResultsUseless) {
   }
   const TempDir directory;
   limits.max_step_tokens = 64;
-  { auto other = Recorder::open(directory / "other", 1 << 20, limits, nullptr); }
+  { auto other = record_to_file(directory / "other", 1 << 20, limits, false, nullptr); }
   std::string changed = read(directory / "other");
   changed.pop_back();  // its end record
   size_t body = 0;
@@ -198,16 +198,18 @@ TEST(Recorder, AFullDiskStopsTheRecorderAlone) {
   int told = 0;
   RouterLimits limits;
   limits.max_context = 100;
-  auto recorder = Recorder::open("/dev/full", 1 << 30, limits, [&](const std::string& why) {
+  auto recorder = record_to_file("/dev/full", 1 << 30, limits, false, [&](const std::string& why) {
     ++told;
     EXPECT_THAT(why, HasSubstr("No space left"));
   });
   ASSERT_TRUE(recorder.ok());
   TokenizedRequest request;
   request.prompt.assign(1 << 20, 5);
-  (*recorder)->submit(request, 1);
-  EXPECT_FALSE((*recorder)->active());
-  (*recorder)->submit(request, 2);
+  // The file is written by another thread: it fails in its own time.
+  for (Micros now = 1; (*recorder)->active(); ++now) {
+    request.id = static_cast<RequestId>(now);
+    (*recorder)->submit(request, now);
+  }
   (*recorder)->tick(3);
   recorder->reset();
   EXPECT_EQ(told, 1);
@@ -217,12 +219,12 @@ TEST(Recorder, TheFileIsItsOwnersAlone) {
   const TempDir directory;
   RouterLimits limits;
   limits.max_context = 100;
-  const auto recorder = Recorder::open(directory / "log", 1 << 20, limits, nullptr);
+  const auto recorder = record_to_file(directory / "log", 1 << 20, limits, false, nullptr);
   ASSERT_TRUE(recorder.ok());
   struct stat status {};
   ASSERT_EQ(stat((directory / "log").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777U, 0600U);
-  const auto nowhere = Recorder::open(directory / "no/log", 1 << 20, limits, nullptr);
+  const auto nowhere = record_to_file(directory / "no/log", 1 << 20, limits, false, nullptr);
   ASSERT_FALSE(nowhere.ok());
   EXPECT_EQ(nowhere.error().code, ErrorCode::kIo);
 }
@@ -253,7 +255,7 @@ TEST(Recorder, EveryEventReadsBack) {
   request.sampling.logit_bias = {{9, -1.5F}};
   request.sampling.stop_tokens = {4};
   {
-    auto recorder = Recorder::open(directory / "log", 1 << 20, limits, nullptr);
+    auto recorder = record_to_file(directory / "log", 1 << 20, limits, false, nullptr);
     ASSERT_TRUE(recorder.ok());
     (*recorder)->submit(request, 1000);
     (*recorder)->replica_ready({42, 8, 100, 4, 64}, 1, 1001);
@@ -333,7 +335,7 @@ TEST(Replay, FollowsAReplicaThatIsLostBecauseItsRanksDiverged) {
   RouterLimits limits;
   limits.max_context = 1000;
   {
-    auto recorder = Recorder::open(directory / "log", 1 << 20, limits, nullptr);
+    auto recorder = record_to_file(directory / "log", 1 << 20, limits, false, nullptr);
     ASSERT_TRUE(recorder.ok());
     RecordedRouter router(limits, recorder->get());
     TokenizedRequest request;

@@ -104,6 +104,38 @@ TEST(Simulation, RequestsThatFitNoPoolFailAndAreCounted) {
   EXPECT_FALSE(result->first_error.empty());
 }
 
+/// More than the router gets at a time: nobody is lost, and those held back have waited from their
+/// arrival on.
+TEST(Simulation, RequestsThatArriveTogetherWaitFromThenOn) {
+  SimulationOptions options;
+  options.max_rows = 16;
+  const auto result = simulate(model(), workload("random:20/20", 5000), options);
+  ASSERT_TRUE(result.ok()) << result.error().message;
+  EXPECT_EQ(result->finished, 5000);
+  EXPECT_EQ(result->output_tokens, 5000 * 20);
+  EXPECT_NEAR(result->ttft_ms.p50 * 2e-3 / result->seconds, 1, 0.05);
+  EXPECT_NEAR(result->ttft_ms.p99 * 1e-3 / result->seconds, 0.99, 0.05);
+}
+
+TEST(Simulation, SaysHowFarItHasCome) {
+  SimulationOptions options;
+  options.max_rows = 8;
+  std::vector<SimulationProgress> seen;
+  options.progress = [&](const SimulationProgress& p) { seen.push_back(p); };
+  options.progress_every = std::chrono::milliseconds(0);
+  const auto result = simulate(model(), workload("random:20/40", 3000), options);
+  ASSERT_TRUE(result.ok());
+  ASSERT_GT(seen.size(), 1U);
+  for (size_t i = 1; i < seen.size(); ++i) {
+    EXPECT_GT(seen[i].ended, seen[i - 1].ended);
+    EXPECT_GT(seen[i].output_tokens, seen[i - 1].output_tokens);
+    EXPECT_GT(seen[i].seconds, seen[i - 1].seconds);
+  }
+  EXPECT_EQ(seen.back().requests, 3000);
+  EXPECT_LE(seen.back().ended, 3000);
+  EXPECT_LE(seen.back().seconds, result->seconds);
+}
+
 TEST(Simulation, SaysWhenTheModelDoesNotFit) {
   const auto result =
       simulate(model("llama-3-405b", 1, "h100", SimType::kBf16), workload("random:10/10", 1), {});

@@ -1,11 +1,8 @@
 #include "gpu/cuda/executor.h"
 
-#include "gpu/base/half.h"
 #include "gpu/communicator.h"
-#include "gpu/device/stream.h"
 #include "nccl/communicators.h"
 #include "tests/support/cuda_device.h"
-#include "tests/support/run_ranks.h"
 #include "tests/support/step_script.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
@@ -57,55 +54,6 @@ SamplingParams sampling(float temperature, uint64_t seed = 1) {
   p.n_logprobs = 10;
   return p;
 }
-
-/// Ranks on threads that share one GPU: collectives on device memory go through the host.
-class StagedCommunicator final : public Communicator {
- public:
-  explicit StagedCommunicator(Communicator& host) : host_(host) {}
-  [[nodiscard]] int32_t rank() const override { return host_.rank(); }
-  [[nodiscard]] int32_t size() const override { return host_.size(); }
-  void all_reduce_sum(std::span<float> data, Stream& stream) override {
-    host_.all_reduce_sum(data, stream);
-  }
-  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
-                  Stream& stream) override {
-    host_.all_gather(mine, all, stream);
-  }
-  void broadcast(std::span<std::byte> data, int32_t root, Stream& stream) override {
-    host_.broadcast(data, root, stream);
-  }
-  void abort() noexcept override { host_.abort(); }
-
-  void device_all_reduce_sum(void* bf16, int64_t count, void* cuda_stream) override {
-    auto* const stream = static_cast<cudaStream_t>(cuda_stream);
-    std::vector<uint16_t> bits(static_cast<size_t>(count));
-    TROUPE_CUDA(
-        cudaMemcpyAsync(bits.data(), bf16, bits.size() * 2, cudaMemcpyDeviceToHost, stream));
-    TROUPE_CUDA(cudaStreamSynchronize(stream));
-    std::vector<float> values(bits.size());
-    std::transform(bits.begin(), bits.end(), values.begin(), float_from_bf16);
-    host_.all_reduce_sum(values, host_stream_);
-    for (size_t i = 0; i < bits.size(); ++i) bits[i] = test::bf16_from_float(values[i]);
-    TROUPE_CUDA(
-        cudaMemcpyAsync(bf16, bits.data(), bits.size() * 2, cudaMemcpyHostToDevice, stream));
-    TROUPE_CUDA(cudaStreamSynchronize(stream));
-  }
-  void device_all_gather(const void* mine, void* all, int64_t bytes, void* cuda_stream) override {
-    auto* const stream = static_cast<cudaStream_t>(cuda_stream);
-    std::vector<std::byte> local(static_cast<size_t>(bytes));
-    std::vector<std::byte> everyones(local.size() * static_cast<size_t>(size()));
-    TROUPE_CUDA(cudaMemcpyAsync(local.data(), mine, local.size(), cudaMemcpyDeviceToHost, stream));
-    TROUPE_CUDA(cudaStreamSynchronize(stream));
-    host_.all_gather(local, everyones, host_stream_);
-    TROUPE_CUDA(
-        cudaMemcpyAsync(all, everyones.data(), everyones.size(), cudaMemcpyHostToDevice, stream));
-    TROUPE_CUDA(cudaStreamSynchronize(stream));
-  }
-
- private:
-  Communicator& host_;
-  Stream host_stream_{1};
-};
 
 class CudaExecutorTest : public test::CudaTest {
  protected:
@@ -375,53 +323,6 @@ TEST_F(CudaExecutorTest, Fp8StaysClose) {
       if (std::exchange(seen[x.row], true)) continue;
       EXPECT_NEAR(x.top[0].logprob, y.top[0].logprob, 0.3) << "row " << x.row;
     }
-}
-
-/// Tokens are given, as in ClosenessToExactCpu: two ranks round differently from one.
-TEST_F(CudaExecutorTest, TwoRanksMatchOne) {
-  const auto model = checkpoint(tiny("qwen2"));
-  test::StepScript script(kSlots, 3);
-  const std::vector<int32_t> text = prompt(60, 5);
-  for (int32_t row = 0; row < 2; ++row) {
-    script.begin_step();
-    script.open(row, 20, sampling(0.0F));
-    script.feed(row, std::span(text).first(20), true);
-  }
-  for (size_t step = 0; step < 20; ++step) {
-    script.begin_step();
-    for (int32_t row = 0; row < 2; ++row)
-      script.feed(row, std::span(text).subspan(30 + step, 1), true);
-  }
-  for (const bool fp8 : {false, true}) {
-    ExecutorOptions o = options(DeviceKind::kCuda);
-    o.fp8_weights = fp8;
-    const auto one = run_cuda(*model, script.plans(), {}, o);
-    std::vector<std::vector<StepResult>> ranks(2);
-    test::run_ranks(2, [&](Communicator& host) {
-      StagedCommunicator communicator(host);
-      cuda::Variant variant;
-      variant.graphs = false;
-      variant.tune = false;
-      auto made = cuda::make_executor(*model, o, communicator, variant);
-      ASSERT_TRUE(made.ok()) << made.error().message;
-      for (const StepPlan& plan : script.plans())
-        ranks[static_cast<size_t>(host.rank())].push_back((*made)->run(plan));
-    });
-    expect_equal(ranks[0], ranks[1]);
-    ASSERT_EQ(ranks[0].size(), one.size());
-    int32_t same = 0;
-    int32_t all = 0;
-    for (size_t s = 0; s < one.size(); ++s) {
-      EXPECT_EQ(ranks[0][s].digest, ranks[1][s].digest);
-      for (size_t i = 0; i < one[s].sampled.size(); ++i, ++all) {
-        const SampledToken& x = one[s].sampled[i];
-        const SampledToken& y = ranks[0][s].sampled[i];
-        same += x.token == y.token ? 1 : 0;
-        EXPECT_NEAR(x.top[0].logprob, y.top[0].logprob, fp8 ? 0.3 : 0.1);
-      }
-    }
-    EXPECT_GE(same, all * (fp8 ? 60 : 90) / 100) << same << " of " << all;
-  }
 }
 
 TEST_F(CudaExecutorTest, PoolTakesWhatIsLeft) {

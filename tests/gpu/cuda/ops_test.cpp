@@ -187,6 +187,53 @@ TEST_F(CudaOps, AddRmsNormAppliesScalesAndBiasAndQuantises) {
   EXPECT_LT(distance(decoded(codes, scales, kHidden), expected), 4e-2);  // 3 bits of mantissa
 }
 
+// Many tokens have a kernel of their own for some widths.
+TEST_F(CudaOps, NormOfManyTokensEqualsThatOfFew) {
+  constexpr int32_t kN = 1027;
+  constexpr int32_t kPart = 500;
+  for (const int32_t hidden : {2048, 3072, 3584, 4096}) {
+    const auto width = static_cast<size_t>(hidden);
+    const size_t size = size_t{kN} * width;
+    const Bits residual = random_bits(size);
+    const auto x = put(random_bits(size));
+    const auto bias = put(random_bits(width));
+    const auto weight = put(random_bits(width, 1.0F, 0.2F));
+    Floats factors(std::max(size_t{kN}, width));
+    for (size_t i = 0; i < factors.size(); ++i)
+      factors[i] = 0.5F + static_cast<float>(i % 7) * 0.1F;
+    const auto scale = test::upload(factors);
+    for (const bool adds : {true, false}) {
+      const auto run = [&](int32_t part, const auto& r, const auto& out, const auto& codes,
+                           const auto& scales) {
+        for (int32_t t = 0; t < kN; t += part) {
+          const size_t at = static_cast<size_t>(t) * width;
+          cuda::Product product;
+          if (adds) product = {x.data() + at, scale.data() + t, scale.data()};
+          cuda::add_rms_norm({out.data() + at, codes.data() + at, scales.data() + t}, r.data() + at,
+                             product, adds ? bias.data() : nullptr, weight.data(),
+                             std::min(part, kN - t), hidden, 1e-5F, nullptr);
+        }
+      };
+      const auto few_r = put(residual);
+      const auto many_r = put(residual);
+      const auto few = poisoned(size);
+      const auto many = poisoned(size);
+      const cuda::DeviceBuffer<uint8_t> few_codes(size);
+      const cuda::DeviceBuffer<uint8_t> many_codes(size);
+      const cuda::DeviceBuffer<float> few_scales(kN);
+      const cuda::DeviceBuffer<float> many_scales(kN);
+      run(kPart, few_r, few, few_codes, few_scales);
+      run(kN, many_r, many, many_codes, many_scales);
+      EXPECT_EQ(get(many_r.data(), size), get(few_r.data(), size)) << hidden;
+      EXPECT_LT(distance(get(many.data(), size), get(few.data(), size)), 1e-3) << hidden;
+      EXPECT_LT(
+          distance(decoded(many_codes, many_scales, width), decoded(few_codes, few_scales, width)),
+          4e-3)
+          << hidden;
+    }
+  }
+}
+
 TEST_F(CudaOps, SiluMulMatchesCpu) {
   for (const int32_t width : {16, 96, 14336, 28672}) {
     for (const int32_t n : kTokens) {

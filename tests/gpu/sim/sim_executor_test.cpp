@@ -92,6 +92,57 @@ TEST(SimExecutor, TokensDependOnSeedAndPositionAlone) {
   EXPECT_NE(tokens_of(other, 2), std::vector<int32_t>(expected.begin(), expected.begin() + 3));
 }
 
+TEST(SimExecutor, GreedyTokensDependOnThePromptAlone) {
+  const auto greedy = [](uint64_t seed) {
+    SamplingParams p = seeded(seed);
+    p.temperature = 0;
+    return p;
+  };
+  const auto run = [&](uint64_t seed, const std::vector<int32_t>& tokens, int32_t cut) {
+    test::StepScript script(4096);
+    script.begin_step();
+    script.open(0, 10, greedy(seed));
+    const auto middle = tokens.begin() + cut;
+    if (cut > 0) {
+      script.feed(0, {tokens.begin(), middle}, false);
+      script.begin_step();
+    }
+    script.feed(0, {middle, tokens.end()}, true);
+    script.begin_step();
+    script.decode(0);
+    return tokens_of(script, 0);
+  };
+  const std::vector<int32_t> expected = run(1, prompt(10), 0);
+  EXPECT_EQ(run(2, prompt(10), 7), expected);
+  std::vector<int32_t> other = prompt(10);
+  other[4] = 99;
+  EXPECT_NE(run(1, other, 0), expected);
+  // A pause: the first output token is given with the prompt and belongs to it no more than before.
+  std::vector<int32_t> resumed = prompt(10);
+  resumed.push_back(expected[0]);
+  EXPECT_EQ(run(1, resumed, 0)[0], expected[1]);
+}
+
+TEST(SimExecutor, GivesAsManyLogprobsAsAskedFor) {
+  SamplingParams params = seeded(7);
+  params.n_logprobs = 3;
+  test::StepScript script(4096);
+  script.begin_step();
+  script.open(0, 10, params);
+  script.feed(0, prompt(10), true);
+  SimExecutor executor(model(), options());
+  const StepResult result = executor.run(script.plans()[0]);
+  const SampledToken& sampled = result.sampled.at(0);
+  ASSERT_EQ(sampled.top.size(), 3U);
+  EXPECT_EQ(sampled.top[0].token, sampled.token);
+  EXPECT_EQ(sampled.top[0].logprob, sampled.logprob);
+  EXPECT_LT(sampled.logprob, 0);
+  for (size_t i = 1; i < 3; ++i) {
+    EXPECT_LT(sampled.top[i].logprob, sampled.top[i - 1].logprob);
+    EXPECT_NE(sampled.top[i].token, sampled.token);
+  }
+}
+
 TEST(SimExecutor, StepsTakeTheModelledTime) {
   SimExecutor executor(model(), options());
   test::StepScript script(4096);
@@ -192,6 +243,8 @@ TEST(SimExecutorDeathTest, ChecksPlansAsARealOneDoes) {
   foreign.opened.push_back({});
   foreign.work.push_back({0, 1, false, true});
   foreign.slots = {4096};
+  EXPECT_DEATH(executor.run(foreign), "1 tokens of row 0, 0 given");
+  foreign.tokens = {5};
   EXPECT_DEATH(executor.run(foreign), "slot 4096");
 }
 
