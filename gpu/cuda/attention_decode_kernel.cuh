@@ -414,7 +414,11 @@ struct Decode {
   /// The plan, the slots and all but the newest positions were there before the launch that
   /// precedes this one, so their loads do not wait for it.
   __device__ void run() {
+    grid_dependency_launch();
     const BlockPlan block = p.blocks[blockIdx.x];
+    // Without work it makes room for the next kernel; one block must wait in any case, so that the
+    // launch ends after those before it.
+    if (block.n_units <= 0 && blockIdx.x != 0) return;
     Walk ahead(p, block);
     Walk here(p, block);
     int32_t slot = load_slot(ahead);
@@ -433,7 +437,6 @@ struct Decode {
       start_next(s);
     }
     grid_dependency_wait();
-    grid_dependency_launch();
     if (here.done()) return;
     begin_segment(here);
     int stage = 0;

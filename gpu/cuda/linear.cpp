@@ -17,23 +17,22 @@
 namespace troupe::cuda {
 namespace {
 
-// With more tokens the own kernels are not even tried.
-constexpr int32_t kMostTokensTried = 256;
 constexpr int32_t kLtCandidates = 8;
-constexpr int32_t kStreamCandidates = 16;
-// A later candidate must be better by this much.
-constexpr double kClearly = 0.98;
+constexpr int32_t kReplays = 5;
+// Steps of more tokens than this have any size; those of decode alone were tuned as they are.
+constexpr int32_t kMostDecodeTokens = 256;
 // From here on multiplies hold the card at its power limit, where the kernel that needs the least
 // energy is the fastest: not the one that wins a short race on a cool card.
 constexpr int32_t kPowerBound = 1024;
 constexpr size_t kFinalists = 3;
-constexpr double kFinalUs = 40000.0;  // long enough for the clock to follow the load
+constexpr double kFinalUs = 10000.0;  // of a launch's time, times the launches of a replay: long
+                                      // enough for the clock to follow the load
 constexpr int64_t kBeyondCache = int64_t{160} << 20;
 
-/// Worth a try: no second pass over the weights, no tile half empty.
+/// The narrowest own kernel that takes all tokens at once.
 bool is_fitting(const StreamPlan& plan, int32_t n_tokens) {
   const int32_t width = plan.kernel->tokens;
-  return n_tokens <= width ? width <= 16 || width < 2 * n_tokens : width >= 64;
+  return n_tokens <= width && (width == 8 || n_tokens > width / 2);
 }
 
 using Kernel = std::variant<StreamPlan, LtPlan>;
@@ -45,6 +44,7 @@ struct Linear::Impl {
 
   [[nodiscard]] std::span<std::byte> space() const { return {workspace.data(), workspace.size()}; }
   void multiply(const GemmShape& shape, const GemmCall& call, cudaStream_t stream);
+  [[nodiscard]] bool is_tuned(const GemmShape& shape) const;
   void launch(const Kernel& kernel, const GemmShape& shape, const GemmCall& call,
               cudaStream_t stream);
   [[nodiscard]] Kernel choose(const GemmShape& shape) const;
@@ -92,7 +92,7 @@ Kernel Linear::Impl::choose(const GemmShape& shape) const {
   if (const auto it = table.find(shape); it != table.end()) {
     if (const auto kernel = restore(shape, it->second)) return *kernel;
   }
-  if (shape.n_tokens > kMostTokensTried) {
+  if (shape.n_tokens > kMostDecodeTokens) {
     if (const auto kernel = of_neighbour(shape)) return *kernel;
   }
   // Untimed, the library's guess is the safer one: a cut of the own kernel that is a little off
@@ -108,17 +108,13 @@ Kernel Linear::Impl::choose(const GemmShape& shape) const {
 std::vector<Kernel> Linear::Impl::candidates(const GemmShape& shape) const {
   std::vector<Kernel> out;
   for (const LtPlan& plan : lt.plans(shape, workspace.size(), kLtCandidates)) out.push_back(plan);
-  if (shape.n_tokens > kMostTokensTried && !out.empty()) return out;
-  int32_t tried = 0;
   for (const StreamPlan& plan : stream_gemm.plans(shape)) {
-    if (!is_fitting(plan, shape.n_tokens)) continue;
-    out.push_back(plan);
-    if (++tried == kStreamCandidates) break;
+    if (is_fitting(plan, shape.n_tokens)) out.push_back(plan);
   }
   return out;
 }
 
-/// The evenest cut with the fewest passes over the weights.
+/// The one with the fewest passes over the weights.
 std::optional<StreamPlan> Linear::Impl::usual(const GemmShape& shape) const {
   std::optional<StreamPlan> best;
   const auto passes = [&](const StreamPlan& p) {
@@ -167,15 +163,47 @@ void Linear::save_table(const std::string& path) const {
   write_tune_table(path, TuneKey::of_current_device(), impl_->table);
 }
 
-void Linear::tune(const Weight& w, int32_t n_tokens, cudaStream_t stream) {
+bool Linear::Impl::is_tuned(const GemmShape& shape) const {
+  if (shape.n_tokens == 0 || shape.rows == 0 || shape.cols == 0) return true;
+  const auto it = table.find(shape);
+  return it != table.end() && restore(shape, it->second);
+}
+
+void Linear::tune(const Weight& w, int32_t n_tokens, bool f32_out,
+                  const std::function<double(int32_t)>& time) {
   Impl& impl = *impl_;
-  const GemmShape shape = {w.rows, w.cols, n_tokens, w.format, false};
-  if (n_tokens == 0 || w.rows == 0 || w.cols == 0) return;
-  if (const auto it = impl.table.find(shape);
-      it != impl.table.end() && impl.restore(shape, it->second)) {
-    return;
+  const GemmShape shape = {w.rows, w.cols, n_tokens, w.format, f32_out};
+  if (impl.is_tuned(shape)) return;
+  const auto time_kernel = [&](const Kernel& kernel, int32_t replays) {
+    impl.chosen.insert_or_assign(shape, kernel);
+    return time(replays);
+  };
+  std::vector<std::pair<double, Kernel>> timed;
+  for (const Kernel& kernel : impl.candidates(shape))
+    timed.emplace_back(time_kernel(kernel, kReplays), kernel);
+  if (timed.empty()) return;
+  const auto by_time = [](const auto& a, const auto& b) { return a.first < b.first; };
+  std::stable_sort(timed.begin(), timed.end(), by_time);
+  if (n_tokens >= kPowerBound) {
+    timed.resize(std::min(timed.size(), kFinalists));
+    for (auto& [us, kernel] : timed)
+      us = time_kernel(kernel, static_cast<int32_t>(kFinalUs / us) + 1);
+    std::stable_sort(timed.begin(), timed.end(), by_time);
   }
-  TROUPE_CUDA(cudaStreamSynchronize(stream));  // the workspace is in use until then
+  const auto& [us, best] = timed.front();
+  impl.chosen.insert_or_assign(shape, best);
+  TunedKernel entry;
+  entry.us = us;
+  if (const auto* own = std::get_if<StreamPlan>(&best)) {
+    entry.kernel = own->cut;
+  } else {
+    entry.kernel = std::get<LtPlan>(best).algorithm;
+  }
+  impl.table.insert_or_assign(shape, entry);
+}
+
+void Linear::tune_alone(const Weight& w, int32_t n_tokens, bool f32_out, cudaStream_t stream) {
+  if (impl_->is_tuned({w.rows, w.cols, n_tokens, w.format, f32_out})) return;
   const int64_t bytes = w.rows * w.cols * element_bytes(w.format);
   const int64_t copies = (kBeyondCache + bytes - 1) / bytes;
   const size_t stride = static_cast<size_t>((bytes + 255) / 256 * 256);
@@ -187,57 +215,30 @@ void Linear::tune(const Weight& w, int32_t n_tokens, cudaStream_t stream) {
   DeviceBuffer<__nv_bfloat16> x(static_cast<size_t>(n_tokens * w.cols));
   DeviceBuffer<uint8_t> codes(x.size());
   DeviceBuffer<float> scale(static_cast<size_t>(n_tokens));
-  DeviceBuffer<__nv_bfloat16> out(static_cast<size_t>(n_tokens * w.rows));
+  DeviceBuffer<std::byte> out(static_cast<size_t>(n_tokens * w.rows) * (f32_out ? 4 : 2));
   fill_normal(x.data(), n_tokens * w.cols, 1.0F, 1, stream);
   const bool fp8 = w.format == WeightFormat::kFp8;
   if (fp8) {
     quantize_rows(codes.data(), scale.data(), x.data(), n_tokens, static_cast<int32_t>(w.cols),
                   stream);
   }
-  TROUPE_CUDA(cudaStreamSynchronize(stream));
+  TROUPE_CUDA(cudaStreamSynchronize(stream));  // the workspace is free now, too
 
-  const auto launches = static_cast<int32_t>(std::clamp<int64_t>(2 * copies, 8, 200));
-  const auto time = [&](const Kernel& kernel, int32_t replays) {
+  const Activation in = {fp8 ? static_cast<const void*>(codes.data()) : x.data(), scale.data()};
+  const auto launches = static_cast<int32_t>(std::clamp<int64_t>(2 * copies, 3, 200));
+  tune(w, n_tokens, f32_out, [&](int32_t replays) {
     return time_in_graph(
         [&](int32_t i, cudaStream_t s) {
-          const void* data =
-              copies > 1 ? weights.data() + static_cast<size_t>(i % copies) * stride : w.data;
-          const void* in = fp8 ? static_cast<const void*>(codes.data()) : x.data();
-          impl.launch(kernel, shape, {out.data(), data, in}, s);
+          Weight copy = w;
+          if (copies > 1) copy.data = weights.data() + static_cast<size_t>(i % copies) * stride;
+          if (f32_out) {
+            run_f32(reinterpret_cast<float*>(out.data()), copy, in, n_tokens, s);
+          } else {
+            run(reinterpret_cast<__nv_bfloat16*>(out.data()), copy, in, n_tokens, s);
+          }
         },
         launches, replays);
-  };
-  const auto keep = [&](const Kernel& kernel, double us) {
-    TunedKernel& entry = impl.table[shape];
-    entry.us = us;
-    if (const auto* own = std::get_if<StreamPlan>(&kernel)) {
-      entry.kernel = own->cut;
-    } else {
-      entry.kernel = std::get<LtPlan>(kernel).algorithm;
-    }
-    impl.chosen.insert_or_assign(shape, kernel);
-  };
-  constexpr int32_t kReplays = 5;
-  double best = 0.0;
-  std::vector<std::pair<double, Kernel>> timed;
-  for (const Kernel& kernel : impl.candidates(shape)) {
-    const double us = time(kernel, kReplays);
-    timed.emplace_back(us, kernel);
-    if (best > 0.0 && us > best * kClearly) continue;
-    best = us;
-    keep(kernel, us);
-  }
-  if (n_tokens < kPowerBound) return;
-  std::sort(timed.begin(), timed.end(),
-            [](const auto& a, const auto& b) { return a.first < b.first; });
-  timed.resize(std::min(timed.size(), kFinalists));
-  best = 0.0;
-  for (const auto& [us, kernel] : timed) {
-    const double hot = time(kernel, static_cast<int32_t>(kFinalUs / (us * launches)) + 1);
-    if (best > 0.0 && hot > best) continue;
-    best = hot;
-    keep(kernel, hot);
-  }
+  });
 }
 
 Product Linear::run(__nv_bfloat16* out, const Weight& w, const Activation& x, int32_t n_tokens,

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -52,11 +53,15 @@ class Linear {
   /// missing, foreign or damaged file is ignored, what it lacks is timed again.
   void load_table(const std::string& path);
   void save_table(const std::string& path) const;
-  /// Chooses the kernel for this shape by timing all there are, cuBLASLt's and the own ones for few
-  /// tokens (gpu/cuda/linear_stream.h); without it run() takes cuBLASLt's first guess. Needs device
-  /// memory for copies of the weights (160 MB or so) for the time of the call.
-  /// Not while capturing.
-  void tune(const Weight& w, int32_t n_tokens, cudaStream_t stream);
+  /// Chooses the kernel for this shape, cuBLASLt's or an own one for few tokens
+  /// (gpu/cuda/linear_stream.h): the one with which `time(n)` is least, the median of n durations
+  /// of work that calls run() or run_f32() for it. Without it they take cuBLASLt's first guess. Not
+  /// while capturing.
+  void tune(const Weight& w, int32_t n_tokens, bool f32_out,
+            const std::function<double(int32_t)>& time);
+  /// The same by the multiply alone, over copies of the weights (160 MB or so for the time of the
+  /// call).
+  void tune_alone(const Weight& w, int32_t n_tokens, bool f32_out, cudaStream_t stream);
 
   /// out[t, r] = sum_c w[r, c] * x[t, c], accumulated in fp32, written as bf16 [n_tokens, rows].
   /// Deterministic for a given n_tokens. Capturable: no allocation, no synchronisation.

@@ -4,78 +4,49 @@
 #include "gpu/cuda/device.h"
 
 #include <algorithm>
-#include <optional>
+#include <span>
 #include <string>
 
 namespace troupe::cuda {
 namespace {
 
 constexpr int64_t kBoxBytes = 128;
-constexpr int64_t kGroupRows = 64;  // of the tensor cores' product
-constexpr int32_t kMaxCluster = 4;
-constexpr int32_t kMaxStages = 24;
-constexpr int32_t kMaxBoxes = 4;
-constexpr int64_t kStageBytes = int64_t{14} << 10;  // of weights, about
-// Two blocks of consecutive kernels fit on a multiprocessor, and a small kernel between them.
-constexpr int64_t kHalfRing = int64_t{104} << 10;
-// One block alone.
-constexpr int64_t kWholeRing = int64_t{208} << 10;
 constexpr int64_t kAlignment = 1024;
+constexpr int32_t kMaxStages = 24;
+constexpr uint32_t kCounters = 64;
+constexpr int32_t kFewTokens = 16;
+
+/// Ways to cut that won somewhere inside a step of Llama 8B on an H200; `blocks` share a
+/// multiprocessor's memory. Boxes of few rows that are long in the input dimension read the memory
+/// best and balance best; more tokens want more rows, or their own bytes count.
+struct Cut {
+  int32_t rows, cluster, boxes, blocks, persistent;
+};
+constexpr Cut kFewTokensCuts[] = {
+    {16, 1, 8, 1, 1}, {16, 1, 8, 2, 2}, {16, 1, 8, 2, 0}, {16, 1, 8, 3, 0},  {32, 1, 8, 1, 0},
+    {32, 1, 8, 1, 1}, {32, 1, 8, 2, 0}, {32, 1, 4, 1, 1}, {32, 1, 4, 2, 2},  {32, 1, 4, 2, 0},
+    {32, 2, 4, 2, 0}, {64, 1, 8, 1, 0}, {64, 1, 4, 1, 0}, {64, 1, 4, 1, 1},  {64, 1, 2, 2, 0},
+    {64, 2, 4, 1, 0}, {64, 2, 8, 1, 0}, {64, 4, 2, 2, 0}, {128, 1, 2, 2, 0}, {128, 4, 2, 2, 0},
+};
+constexpr Cut kManyTokensCuts[] = {
+    {64, 1, 4, 1, 0}, {64, 2, 4, 1, 0}, {64, 4, 4, 1, 0},  {64, 2, 2, 1, 0},  {64, 1, 2, 2, 0},
+    {64, 2, 2, 2, 0}, {64, 4, 2, 2, 0}, {128, 1, 2, 1, 0}, {128, 2, 2, 1, 0}, {128, 4, 2, 1, 0},
+};
+// Shared memory of a multiprocessor less what small kernels beside the multiply and the blocks'
+// own barriers take.
+constexpr int64_t kRoom = int64_t{222} << 10;
+constexpr int64_t kBlockOverhead = int64_t{3} << 10;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// Bytes that the blocks of a cluster send each other, see Layout in linear_stream.cuh.
-int64_t sent_bytes(const StreamKernel& k, int32_t cluster) {
-  if (cluster == 1) return 0;
-  return cluster * ceil_div(k.tokens / 4, cluster) * k.groups * 128 * 8;
+/// Rows of a box of tokens.
+int32_t box_tokens(const StreamVariant& v, int32_t n_tokens) {
+  return v.tokens == 8 ? std::min(n_tokens, v.tokens) : v.tokens;
 }
 
-int64_t stage_bytes(const StreamVariant& v) {
-  return v.boxes * (v.tile_rows + v.tokens) * kBoxBytes;
-}
-
-int64_t shared_bytes(const StreamPlan& p) {
-  // The last box of weights is read as if it were whole.
-  const int64_t slack =
-      std::max<int64_t>(0, (kGroupRows * p.kernel->groups - p.cut.tile_rows) * kBoxBytes -
-                               p.cut.stages * p.cut.boxes * p.cut.tokens * kBoxBytes);
-  return p.cut.stages * stage_bytes(p.cut) + sent_bytes(*p.kernel, p.cut.cluster) + slack +
-         kAlignment;
-}
-
-/// A tile height, and how well it cuts the shape: bytes that the busiest block brings in.
-struct Cut {
-  StreamVariant variant;
-  int64_t busiest = 0;
-};
-
-/// The lowest tiles that `clusters` clusters get through in `rounds` rounds.
-std::optional<Cut> cut(const StreamKernel& k, const GemmShape& s, int32_t cluster, int64_t clusters,
-                       int64_t rounds, int64_t ring_bytes) {
-  const int64_t token_tiles = ceil_div(s.n_tokens, k.tokens);
-  const int64_t row_tiles = clusters * rounds / token_tiles;
-  const int64_t k_boxes = ceil_div(s.cols * element_bytes(s.format), kBoxBytes);
-  if (row_tiles == 0) return std::nullopt;
-  const int64_t height = ceil_div(ceil_div(s.rows, row_tiles), 8) * 8;
-  if (height > kGroupRows * k.groups || height <= kGroupRows * (k.groups - 1)) return std::nullopt;
-  Cut c;
-  StreamVariant& v = c.variant;
-  v.tokens = k.tokens;
-  v.groups = k.groups;
-  v.tile_rows = static_cast<int32_t>(height);
-  v.cluster = cluster;
-  v.boxes =
-      static_cast<int32_t>(std::clamp<int64_t>(kStageBytes / (height * kBoxBytes), 1, kMaxBoxes));
-  v.stages = static_cast<int32_t>(
-      std::min<int64_t>((ring_bytes - sent_bytes(k, cluster)) / stage_bytes(v), kMaxStages));
-  const int64_t k_stages = ceil_div(k_boxes, v.boxes);
-  if (k_stages < cluster || v.stages < 3) return std::nullopt;
-  // Rows of a box beyond the last token are not fetched.
-  const int64_t x_rows = std::min(k.tokens, s.n_tokens);
-  const int64_t exchange = cluster == 1 ? 0 : int64_t{24} << 10;  // about 1 us of reading
-  c.busiest =
-      rounds * ceil_div(k_stages, cluster) * v.boxes * (height + x_rows / 2) * kBoxBytes + exchange;
-  return c;
+int64_t stage_bytes(const StreamVariant& v, int32_t n_tokens) {
+  const int64_t bytes = v.boxes * (v.rows + box_tokens(v, n_tokens)) * kBoxBytes;
+  return ceil_div(bytes, kAlignment) * kAlignment;
 }
 
 /// The driver's function that describes a matrix to the copy engine. Looked up at run time: build
@@ -128,70 +99,58 @@ StreamGemm::StreamGemm() {
   if (major != 9) return;
   encode_ = reinterpret_cast<Encode>(find_encode());
   if (!available()) return;
+  counters_ = DeviceBuffer<uint32_t>(2 * kCounters);
+  TROUPE_CUDA(cudaMemset(counters_.data(), 0, counters_.bytes()));
   for (const auto kernels : {stream_kernels_bf16(), stream_kernels_fp8()}) {
     for (const StreamKernel& k : kernels) {
       TROUPE_CUDA(cudaFuncSetAttribute(k.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        most_shared - 2 * static_cast<int>(kAlignment)));
     }
   }
-  const StreamKernel& any = stream_kernels_bf16().front();
-  resident_.assign(kMaxCluster + 1, 0);
-  resident_[1] = n_sms_;
-  for (int32_t size = 2; size <= kMaxCluster; ++size) {
-    // So much memory that no two blocks share a multiprocessor.
-    const Launch launch({&any, {.cluster = size}}, 1, most_shared - 2 * kAlignment, nullptr);
-    TROUPE_CUDA(cudaOccupancyMaxActiveClusters(&resident_[static_cast<size_t>(size)], any.function,
-                                               &launch.config));
-  }
 }
 
 std::vector<StreamPlan> StreamGemm::plans(const GemmShape& shape) const {
   const auto all =
       shape.format == WeightFormat::kFp8 ? stream_kernels_fp8() : stream_kernels_bf16();
-  if (!available() || shape.cols * element_bytes(shape.format) % 16 != 0) return {};
-  std::vector<std::pair<int64_t, StreamPlan>> found;
+  if (!available() || shape.cols * element_bytes(shape.format) % kBoxBytes != 0) return {};
+  std::vector<StreamPlan> out;
+  const int64_t k_boxes = shape.cols * element_bytes(shape.format) / kBoxBytes;
   for (const StreamKernel& k : all) {
     if (k.f32_out != shape.f32_out) continue;
-    for (int32_t size = 1; size <= kMaxCluster; ++size) {
-      const int64_t clusters = resident_[static_cast<size_t>(size)];
-      if (clusters == 0) continue;
-      const int64_t tiles =
-          ceil_div(shape.rows, kGroupRows * k.groups) * ceil_div(shape.n_tokens, k.tokens);
-      const int64_t rounds = ceil_div(tiles, clusters);
-      for (const int64_t ring : {kHalfRing, kWholeRing}) {
-        if (const auto c = cut(k, shape, size, clusters, rounds, ring)) {
-          found.push_back({c->busiest, {&k, c->variant}});
-        }
-      }
+    const int64_t tiles = ceil_div(shape.rows, k.rows) * ceil_div(shape.n_tokens, k.tokens);
+    for (const Cut& cut : k.tokens <= kFewTokens ? std::span<const Cut>(kFewTokensCuts)
+                                                 : std::span<const Cut>(kManyTokensCuts)) {
+      if (cut.rows != k.rows || ceil_div(k_boxes, cut.boxes) < int64_t{2} * cut.cluster) continue;
+      if (cut.persistent > 0 && tiles <= int64_t{n_sms_} * cut.persistent) continue;
+      StreamVariant v = {k.tokens, k.rows, cut.cluster, cut.boxes, 0, cut.persistent};
+      const int64_t ring =
+          kRoom / cut.blocks - kBlockOverhead - (cut.persistent > 0 ? k.sum_bytes : 0);
+      const int64_t stage = stage_bytes(v, shape.n_tokens);
+      v.stages = static_cast<int32_t>(std::min<int64_t>(ring / stage, kMaxStages));
+      if (v.stages >= 3 && v.stages * stage >= k.sum_bytes) out.push_back({&k, v});
     }
   }
-  std::stable_sort(found.begin(), found.end(),
-                   [](const auto& a, const auto& b) { return a.first < b.first; });
-  std::vector<StreamPlan> out;
-  out.reserve(found.size());
-  for (const auto& [bytes, plan] : found) out.push_back(plan);
   return out;
 }
 
-const CUtensorMap& StreamGemm::map_of(const void* data, int64_t rows, int64_t cols,
-                                      int32_t box_rows, WeightFormat format) {
-  const auto [it, is_new] = maps_.try_emplace(MapKey{data, rows, cols, box_rows, format});
+const CUtensorMap& StreamGemm::map_of(const void* data, int64_t rows, int64_t row_bytes,
+                                      int32_t box_rows, int32_t boxes) {
+  const auto [it, is_new] = maps_.try_emplace(MapKey{data, rows, row_bytes, box_rows, boxes});
   if (!is_new) return it->second;
-  const bool fp8 = format == WeightFormat::kFp8;
-  const cuuint64_t size[] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t pitch[] = {static_cast<cuuint64_t>(cols * element_bytes(format))};
-  const cuuint32_t box[] = {static_cast<cuuint32_t>(kBoxBytes / element_bytes(format)),
-                            static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t step[] = {1, 1};
+  const cuuint64_t size[] = {kBoxBytes, static_cast<cuuint64_t>(rows),
+                             static_cast<cuuint64_t>(row_bytes / kBoxBytes)};
+  const cuuint64_t pitch[] = {static_cast<cuuint64_t>(row_bytes), kBoxBytes};
+  const cuuint32_t box[] = {kBoxBytes, static_cast<cuuint32_t>(box_rows),
+                            static_cast<cuuint32_t>(boxes)};
+  const cuuint32_t step[] = {1, 1, 1};
   const CUresult status =
-      encode_(&it->second, fp8 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-              2, const_cast<void*>(data), size, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-              CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      encode_(&it->second, CU_TENSOR_MAP_DATA_TYPE_UINT8, 3, const_cast<void*>(data), size, pitch,
+              box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS) {
     maps_.erase(it);
     throw DeviceError("cuTensorMapEncodeTiled failed with " + std::to_string(status) + " for " +
-                      std::to_string(rows) + " x " + std::to_string(cols));
+                      std::to_string(rows) + " rows of " + std::to_string(row_bytes));
   }
   return it->second;
 }
@@ -203,19 +162,27 @@ void StreamGemm::run(const StreamPlan& plan, const GemmShape& shape, const GemmC
   args.out = call.out;
   args.n_tokens = shape.n_tokens;
   args.rows = static_cast<int32_t>(shape.rows);
-  args.tile_rows = v.tile_rows;
-  args.row_tiles = static_cast<int32_t>(ceil_div(shape.rows, v.tile_rows));
-  args.tiles = args.row_tiles * static_cast<int32_t>(ceil_div(shape.n_tokens, v.tokens));
+  args.token_tiles = static_cast<int32_t>(ceil_div(shape.n_tokens, v.tokens));
   args.k_stages =
       static_cast<int32_t>(ceil_div(shape.cols * element_bytes(shape.format), kBoxBytes * v.boxes));
   args.boxes = v.boxes;
   args.stages = v.stages;
-  args.trigger = v.stages / 2;
-  CUtensorMap w = map_of(call.w, shape.rows, shape.cols, v.tile_rows, shape.format);
-  CUtensorMap x = map_of(call.x, shape.n_tokens, shape.cols, v.tokens, shape.format);
+  args.stage_bytes = static_cast<int32_t>(stage_bytes(v, shape.n_tokens));
+  const int64_t row_bytes = shape.cols * element_bytes(shape.format);
+  CUtensorMap w = map_of(call.w, shape.rows, row_bytes, v.rows, v.boxes);
+  CUtensorMap x = map_of(call.x, shape.n_tokens, row_bytes, box_tokens(v, shape.n_tokens), v.boxes);
   void* arguments[] = {&w, &x, &args};
-  const int64_t clusters = std::min<int64_t>(args.tiles, resident_[static_cast<size_t>(v.cluster)]);
-  const Launch launch(plan, clusters, shared_bytes(plan), stream);
+  const int64_t tiles = ceil_div(shape.rows, v.rows) * args.token_tiles;
+  args.tiles = static_cast<int32_t>(tiles);
+  int64_t shared = v.stages * stage_bytes(v, shape.n_tokens);
+  int64_t clusters = tiles;
+  if (v.persistent > 0) {
+    args.counter = counters_.data() + 2 * (n_launches_++ % kCounters);
+    args.sums_at = static_cast<int32_t>(shared);
+    shared += plan.kernel->sum_bytes;
+    clusters = std::min<int64_t>(tiles, int64_t{n_sms_} * v.persistent);
+  }
+  const Launch launch(plan, clusters, shared + kAlignment, stream);
   TROUPE_CUDA(cudaLaunchKernelExC(&launch.config, plan.kernel->function, arguments));
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "gpu/cuda/attention_ptx.cuh"
 #include "gpu/cuda/hopper.cuh"
 #include "gpu/cuda/linear_stream.h"
 
@@ -13,15 +14,24 @@ namespace troupe::cuda::stream {
 constexpr int kBoxBytes = 128;  // of one row: the widest swizzle
 constexpr int kMaxStages = 24;
 
-template <WeightFormat F, int kTokens, int kGroups>
+/// A block multiplies a tile of kRows weight rows by kTokens tokens with eight warps; one more
+/// fetches. Few tokens go through warp-wide multiplies of 16 rows, more through those of warp
+/// groups of 64. Warps that have the same rows share the boxes of the input dimension in turn.
+template <WeightFormat F, int kTokens, int kRows>
 struct Layout {
-  static constexpr int kWarps = kGroups * 4;  // that multiply; one more fetches
+  static constexpr bool kGroups = kTokens > 16;
+  static constexpr int kWarps = 8;
   static constexpr int kMultiplying = kWarps * 32;
   static constexpr int kThreads = kMultiplying + 32;
-  static constexpr int kBlocksPerSm = kGroups * kTokens <= 64 ? 2 : 1;  // registers for so many
-  static constexpr int kPairs = kTokens / 4;                            // of accumulators a thread
+  static constexpr int kRowGroups = kRows / (kGroups ? 64 : 16);
+  static constexpr int kParts = (kGroups ? 2 : 8) / kRowGroups;  // of the input dimension
+  static constexpr int kValues = kTokens / 2;                    // sums of a thread
+  static constexpr int kSums = kValues * (kGroups && F == WeightFormat::kFp8 ? 2 : 1);
+  static constexpr int kBlocksPerSm = kSums <= 4 ? 3 : 2;
+  static constexpr int kRowBytes = kRows * kBoxBytes;  // a box
   static constexpr int kTokenBytes = kTokens * kBoxBytes;
-  static constexpr int kElements = kBoxBytes / (F == WeightFormat::kFp8 ? 1 : 2);  // of one box
+  static constexpr int kPitch = kRows + 4;  // of sums in shared memory: no bank conflicts
+  static_assert(kRowGroups * kParts == (kGroups ? 2 : 8));
 };
 
 /// Where part `i` of `n` of `total` begins.
@@ -29,59 +39,88 @@ __device__ inline int part_begin(int total, int i, int n) {
   return total / n * i + min(i, total % n);
 }
 
-/// 8 x 8 values of 16 bits, spread over a warp two a thread, transposed.
-__device__ inline uint32_t transpose(uint32_t pair) {
-  uint32_t out;
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
-  return out;
-}
-
-/// Where a warp's 16 rows of a tile go. Accumulators [4j + 0, 1] are tokens 8j + 2 (lane % 4) and
-/// the next of row lane / 4, [4j + 2, 3] those of the row 8 below: pair 2j + h is for row 8h.
-struct Target {
-  int64_t offset;  // of token 0, row 0 of the tile's part
-  int32_t rows;    // of the whole output: the pitch
-  int32_t rows_left;
-  int32_t tokens_left;
-};
-
-__device__ inline void store_pair(__nv_bfloat16* out, float2 v, int pair, const Target& t) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const __nv_bfloat162 rounded = __floats2bfloat162_rn(v.x, v.y);
-  const uint32_t turned = transpose(*reinterpret_cast<const uint32_t*>(&rounded));
-  const int token = pair / 2 * 8 + lane / 4;
-  const int row = pair % 2 * 8 + lane % 4 * 2;
-  if (token >= t.tokens_left || row >= t.rows_left) return;
-  __nv_bfloat16* to = out + t.offset + int64_t{token} * t.rows + row;
-  if (t.rows % 2 == 0) {
-    *reinterpret_cast<uint32_t*>(to) = turned;
+/// d[16 rows, 8 tokens] += a[16, 32 bytes] * b[8, 32 bytes]^T.
+template <WeightFormat F>
+__device__ inline void multiply_step(float* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (F == WeightFormat::kBf16) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   } else {
-    const auto two = *reinterpret_cast<const __nv_bfloat162*>(&turned);
-    to[0] = two.x;
-    if (row + 1 < t.rows_left) to[1] = two.y;
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
 }
 
-__device__ inline void store_pair(float* out, float2 v, int pair, const Target& t) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int token = pair / 2 * 8 + lane % 4 * 2;
-  const int row = pair % 2 * 8 + lane / 4;
-  if (row >= t.rows_left) return;
-  float* to = out + t.offset + int64_t{token} * t.rows + row;
-  if (token < t.tokens_left) to[0] = v.x;
-  if (token + 1 < t.tokens_left) to[t.rows] = v.y;
+/// sum += 16 rows of a box of weights times a box of tokens, by one warp. The copy engine's swizzle
+/// puts chunk c of 16 bytes of row r at chunk c ^ (r % 8).
+template <WeightFormat F, int kTokens>
+__device__ inline void multiply_box(float (&sum)[kTokens / 2], const uint8_t* rows,
+                                    const uint8_t* tokens, int n_tokens, int box) {
+  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t a_row = hopper::shared_address(rows) + (lane % 16) * kBoxBytes;
+  // Boxes of fewer than eight tokens lie dense: the swizzle runs on over them.
+  const uint32_t token = kTokens == 8 ? min(lane % 8, n_tokens - 1U) : lane % 8;
+  const uint32_t phase = kTokens == 8 ? (token + box * n_tokens) % 8 : token;
+  const uint32_t b_row = hopper::shared_address(tokens) + token * kBoxBytes;
+  // The tensor cores add e4m3 products with few bits: their sums stay short, and go on in fp32.
+  float fresh[kTokens / 2] = {};
+  auto& d = F == WeightFormat::kFp8 ? fresh : sum;
+#pragma unroll
+  for (uint32_t half = 0; half < 2; ++half) {
+    uint32_t b[kTokens / 8][4];
+#pragma unroll
+    for (int t = 0; t < kTokens / 8; ++t)
+      ldmatrix_x4(b[t], b_row + t * 8 * kBoxBytes + ((half * 4 + lane / 8) ^ phase) * 16);
+#pragma unroll
+    for (uint32_t step = 0; step < 2; ++step) {
+      uint32_t a[4];
+      ldmatrix_x4(a, a_row + (((half * 2 + step) * 2 + lane / 16) ^ lane % 8) * 16);
+#pragma unroll
+      for (int t = 0; t < kTokens / 8; ++t)
+        multiply_step<F>(d + t * 4, a, b[t][step * 2], b[t][step * 2 + 1]);
+    }
+  }
+  if constexpr (F == WeightFormat::kFp8) {
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i) sum[i] += fresh[i];
+  }
 }
 
-/// The ring in shared memory: per stage `boxes` boxes of weights, and further on as many of tokens.
-/// A multiply of 64 rows may read past the end of a box of fewer: what it makes of that is not
-/// stored.
-struct Ring {
-  uint8_t* weights;
-  uint8_t* tokens;
-  int stages;
-  int stage = 0;
-  uint32_t parity;
+/// Two neighbouring rows of one token; `left` of them exist. `pitch`: rows of the whole output.
+__device__ inline void store_pair(__nv_bfloat16* to, float2 v, int pitch, int left) {
+  if (pitch % 2 == 0) {
+    *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(v.x, v.y);
+    return;
+  }
+  to[0] = __float2bfloat16_rn(v.x);
+  if (left > 1) to[1] = __float2bfloat16_rn(v.y);
+}
+__device__ inline void store_pair(float* to, float2 v, int pitch, int left) {
+  if (pitch % 2 == 0) {
+    *reinterpret_cast<float2*>(to) = v;
+    return;
+  }
+  to[0] = v.x;
+  if (left > 1) to[1] = v.y;
+}
 
+/// The ring in shared memory: per stage `boxes` boxes of weights, then as many of tokens.
+struct Ring {
+  uint8_t* base;
+  int stages;
+  int stage_bytes;
+  int tokens_at;  // in a stage
+  int stage = 0;
+  uint32_t parity = 0;
+
+  [[nodiscard]] __device__ uint8_t* weights(int s) const { return base + s * stage_bytes; }
+  [[nodiscard]] __device__ uint8_t* tokens(int s) const { return weights(s) + tokens_at; }
   __device__ void advance() {
     if (++stage < stages) return;
     stage = 0;
@@ -89,102 +128,86 @@ struct Ring {
   }
 };
 
-template <WeightFormat F, int kTokens, int kGroups, class Out>
+template <WeightFormat F, int kTokens, int kRows, class Out>
 __global__ __launch_bounds__(
-    (Layout<F, kTokens, kGroups>::kThreads),
-    (Layout<F, kTokens, kGroups>::kBlocksPerSm)) void multiply(const __grid_constant__ CUtensorMap
-                                                                   w_map,
-                                                               const __grid_constant__ CUtensorMap
-                                                                   x_map,
-                                                               const StreamArgs args) {
-  using L = Layout<F, kTokens, kGroups>;
-  constexpr int kValues = kTokens / 2;
+    (Layout<F, kTokens, kRows>::kThreads),
+    (Layout<F, kTokens, kRows>::kBlocksPerSm)) void multiply(const __grid_constant__ CUtensorMap
+                                                                 w_map,
+                                                             const __grid_constant__ CUtensorMap
+                                                                 x_map,
+                                                             const StreamArgs args) {
+  using L = Layout<F, kTokens, kRows>;
   extern __shared__ uint8_t raw[];
   __shared__ uint64_t full[kMaxStages];
   __shared__ uint64_t empty[kMaxStages];
-  __shared__ uint64_t received;  // the others' sums for this block's share are here
-  __shared__ uint64_t ready;     // the others have read what was sent to them
+  __shared__ int tile_of[kMaxStages];  // of stages that begin a tile; -1: no more
   uint8_t* base = raw + (1024 - hopper::shared_address(raw) % 1024) % 1024;
-  const int box_bytes = args.tile_rows * kBoxBytes;
-  const int stage_weights = args.boxes * box_bytes;
-  const int stage_tokens = args.boxes * L::kTokenBytes;
-  Ring ring = {base, base + args.stages * stage_weights, args.stages, 0, 0};
-  auto* sent = reinterpret_cast<float2*>(ring.tokens + args.stages * stage_tokens);
-
-  const auto rank = static_cast<int>(hopper::cluster_rank());
-  const auto size = static_cast<int>(hopper::cluster_size());
-  const int share = (L::kPairs + size - 1) / size;  // pairs that a rank adds up; the last ones less
-  const int owners = (L::kPairs + share - 1) / share;
+  // Fewer than eight tokens come without rows for the missing ones.
+  const int token_bytes = (kTokens == 8 ? min(args.n_tokens, 8) : kTokens) * kBoxBytes;
+  const int copied_bytes = args.boxes * (L::kRowBytes + token_bytes);
+  Ring ring = {base, args.stages, args.stage_bytes, args.boxes * L::kRowBytes};
   if (threadIdx.x == 0) {
     for (int s = 0; s < args.stages; ++s) {
       hopper::init_barrier(&full[s], 1);
       hopper::init_barrier(&empty[s], L::kWarps);
     }
-    hopper::init_barrier(&received, 1);
-    // At least one: a block alone never waits for it.
-    const int readers = max(owners - (rank < owners ? 1 : 0), 1);
-    hopper::init_barrier(&ready, static_cast<uint32_t>(readers * L::kWarps));
     hopper::fence_barrier_init();
   }
   __syncthreads();
-  if (size > 1) hopper::cluster_arrive();  // barriers are ready for the others
 
-  const int cluster = static_cast<int>(blockIdx.x) / size;
-  const int clusters = static_cast<int>(gridDim.x) / size;
+  const auto rank = static_cast<int>(hopper::cluster_rank());
+  const auto size = static_cast<int>(hopper::cluster_size());
   const int k_begin = part_begin(args.k_stages, rank, size);
-  const int k_end = part_begin(args.k_stages, rank + 1, size);
+  const int n = part_begin(args.k_stages, rank + 1, size) - k_begin;  // stages of a tile
 
   if (threadIdx.x >= L::kMultiplying) {  // the warp that fetches
     if (threadIdx.x == L::kMultiplying) {
-      hopper::prefetch_map(&w_map);
-      hopper::prefetch_map(&x_map);
-      // One thread keeps the memory busy: nothing is divided in its inner loops.
-      const int step = args.boxes * L::kElements;  // columns of a stage
-      const auto row_of = [&](int tile) { return tile % args.row_tiles * args.tile_rows; };
-      const auto fetch_weights = [&](int row, int column, int s) {
-        hopper::arrive_expecting(&full[s], static_cast<uint32_t>(stage_weights + stage_tokens));
-        uint8_t* to = ring.weights + s * stage_weights;
-        for (int b = 0; b < args.boxes; ++b) {
-          hopper::copy_box(to + b * box_bytes, &w_map, column + b * L::kElements, row, &full[s],
-                           hopper::kEvictFirst);
-        }
+      hopper::launch_dependents();
+      int tile = static_cast<int>(blockIdx.x) / size;
+      const auto fetch_weights = [&](int i, int s) {
+        if (i == 0) tile_of[s] = tile;
+        hopper::arrive_expecting(&full[s], static_cast<uint32_t>(copied_bytes));
+        hopper::copy_box(ring.weights(s), &w_map, tile / args.token_tiles * kRows,
+                         (k_begin + i) * args.boxes, &full[s], hopper::kEvictFirst);
       };
-      const auto fetch_tokens = [&](int token, int column, int s) {
-        uint8_t* to = ring.tokens + s * stage_tokens;
-        for (int b = 0; b < args.boxes; ++b) {
-          hopper::copy_box(to + b * L::kTokenBytes, &x_map, column + b * L::kElements, token,
-                           &full[s], hopper::kEvictLast);
-        }
-      };
-      int left = (k_end - k_begin) * ((args.tiles - cluster + clusters - 1) / clusters);
-      if (left <= args.trigger) hopper::launch_dependents();
-      int ahead = 0;
-      for (int tile = cluster; tile < args.tiles && ahead < args.stages; tile += clusters) {
-        const int row = row_of(tile);
-        for (int k = k_begin; k < k_end && ahead < args.stages; ++k, ++ahead) {
-          fetch_weights(row, k * step, ahead);
-        }
-      }
+      int ahead = min(n, args.stages);
+      for (int i = 0; i < ahead; ++i) fetch_weights(i, i);
       hopper::wait_for_dependencies();  // the tokens come from the kernel before
       ring.parity = 1;                  // of a ring that was never filled
-      for (int tile = cluster; tile < args.tiles; tile += clusters) {
-        const int row = row_of(tile);
-        const int token = tile / args.row_tiles * kTokens;
-        for (int k = k_begin; k < k_end; ++k, --left) {
-          if (left == args.trigger) hopper::launch_dependents();
+      while (true) {
+        // Asked for now, looked at when this tile has been fetched.
+        const int next = args.counter == nullptr
+                             ? args.tiles
+                             : static_cast<int>(gridDim.x + atomicAdd(args.counter, 1U));
+        for (int i = 0; i < n; ++i) {
+          const int s = ring.stage;
           if (ahead > 0) {
             --ahead;
           } else {
-            hopper::wait(&empty[ring.stage], ring.parity);
-            fetch_weights(row, k * step, ring.stage);
+            hopper::wait(&empty[s], ring.parity);
+            fetch_weights(i, s);
           }
-          fetch_tokens(token, k * step, ring.stage);
+          hopper::copy_box(ring.tokens(s), &x_map, tile % args.token_tiles * kTokens,
+                           (k_begin + i) * args.boxes, &full[s], hopper::kEvictLast);
           ring.advance();
+        }
+        if (next >= args.tiles) break;
+        tile = next;
+      }
+      if (args.counter != nullptr) {
+        hopper::wait(&empty[ring.stage], ring.parity);
+        tile_of[ring.stage] = -1;
+        hopper::arrive(&full[ring.stage]);
+        // Whoever comes last leaves the counters as they were.
+        if (atomicAdd(args.counter + 1, 1U) == gridDim.x - 1) {
+          args.counter[0] = 0;
+          args.counter[1] = 0;
         }
       }
     }
     __syncwarp();
     if (size > 1) {
+      hopper::cluster_arrive();
       hopper::cluster_wait();
       hopper::cluster_arrive();
       hopper::cluster_wait();
@@ -192,144 +215,131 @@ __global__ __launch_bounds__(
     return;
   }
 
-  const int warp = static_cast<int>(threadIdx.x / 32);
-  const bool speaker = threadIdx.x % 32 == 0;
-  const int my_first = rank * share;
-  const int my_last = min(my_first + share, L::kPairs);
-  const uint8_t* my_rows = ring.weights + warp / 4 * 64 * kBoxBytes;
-  hopper::wait_for_dependencies();  // before anything is written
-  if (size > 1) hopper::cluster_wait();
-  uint32_t round = 0;
-  for (int tile = cluster; tile < args.tiles; tile += clusters, ++round) {
-    // Starts the multiplies of one stage; those of the stage before may still run.
-    const auto start = [&](float(&d)[kValues], int accumulate) {
+  // Broadcast, so that the compiler knows it to be the same in all lanes.
+  const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x / 32), 0);
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int group = L::kGroups ? warp / 4 : warp;
+  const int part = group / L::kRowGroups;
+  const int group_row = group % L::kRowGroups * (L::kGroups ? 64 : 16);
+  do {
+    int tile = 0;
+    float sum[L::kValues] = {};
+    for (int i = 0; i < n; ++i) {
       hopper::wait(&full[ring.stage], ring.parity);
-      hopper::begin_multiply();
-      for (int b = 0; b < args.boxes; ++b) {
-        const uint64_t a =
-            hopper::tile_descriptor(my_rows + ring.stage * stage_weights + b * box_bytes);
-        const uint64_t x =
-            hopper::tile_descriptor(ring.tokens + ring.stage * stage_tokens + b * L::kTokenBytes);
+      if (i == 0) tile = tile_of[ring.stage];
+      if (tile < 0) break;
+      const uint8_t* rows = ring.weights(ring.stage) + group_row * kBoxBytes;
+      const uint8_t* tokens = ring.tokens(ring.stage);
+      if constexpr (L::kGroups) {
+        const auto multiply_boxes = [&](float(&d)[L::kValues], int accumulate) {
+          hopper::begin_multiply();
+          for (int b = part; b < args.boxes; b += L::kParts) {
+            const uint64_t w = hopper::tile_descriptor(rows + b * L::kRowBytes);
+            const uint64_t x = hopper::tile_descriptor(tokens + b * L::kTokenBytes);
 #pragma unroll
-        for (int step = 0; step < 4; ++step) {
-          hopper::Wgmma<F, kTokens>::run(d, a + step * hopper::kNextStep,
-                                         x + step * hopper::kNextStep, accumulate);
-          accumulate = 1;
+            for (int step = 0; step < 4; ++step) {
+              hopper::Wgmma<F, kTokens>::run(d, w + step * hopper::kNextStep,
+                                             x + step * hopper::kNextStep, accumulate);
+              accumulate = 1;
+            }
+          }
+          hopper::commit_multiply();
+          hopper::finish_multiply<0>(d);
+        };
+        if constexpr (F == WeightFormat::kFp8) {
+          float fresh[L::kValues];
+          multiply_boxes(fresh, 0);
+#pragma unroll
+          for (int v = 0; v < L::kValues; ++v) sum[v] += fresh[v];
+        } else {
+          multiply_boxes(sum, 1);
         }
-      }
-      hopper::commit_multiply();
-    };
-    int last = -1;  // stage in use by multiplies that may still run
-    const auto pass_on = [&] {
-      if (last >= 0 && speaker) hopper::arrive(&empty[last]);
-      last = ring.stage;
-      ring.advance();
-    };
-    float sum[kValues] = {};
-    if constexpr (F == WeightFormat::kBf16) {
-      for (int k = k_begin; k < k_end; ++k) {
-        start(sum, k > k_begin ? 1 : 0);
-        hopper::finish_multiply<1>();
-        pass_on();
-      }
-      hopper::finish_multiply<0>(sum);
-    } else {
-      // The tensor cores add e4m3 products with few bits: sums stay short, and go on in fp32.
-      float even[kValues] = {};
-      float odd[kValues] = {};
-      const auto add = [&](const float(&part)[kValues]) {
-#pragma unroll
-        for (int i = 0; i < kValues; ++i) sum[i] += part[i];
-      };
-      int k = k_begin;
-      for (; k + 1 < k_end; k += 2) {
-        start(even, 0);
-        hopper::finish_multiply<1>(odd);
-        pass_on();
-        if (k > k_begin) add(odd);
-        start(odd, 0);
-        hopper::finish_multiply<1>(even);
-        pass_on();
-        add(even);
-      }
-      if (k < k_end) {
-        start(even, 0);
-        hopper::finish_multiply<1>(odd);
-        pass_on();
-        if (k > k_begin) add(odd);
-        hopper::finish_multiply<0>(even);
-        add(even);
       } else {
-        hopper::finish_multiply<0>(odd);
-        add(odd);
+        // A stage of fewer boxes than parts leaves some warps without one.
+        const int first = (part - (k_begin + i) * args.boxes) & (L::kParts - 1);
+        for (int b = first; b < args.boxes; b += L::kParts)
+          multiply_box<F, kTokens>(sum, rows + b * L::kRowBytes, tokens + b * token_bytes,
+                                   token_bytes / kBoxBytes, b);
+        __syncwarp();
       }
+      if (lane == 0) hopper::arrive(&empty[ring.stage]);
+      ring.advance();
     }
-    if (speaker) hopper::arrive(&empty[last]);
+    if (tile < 0) break;
+    const int row_begin = tile / args.token_tiles * kRows;
+    const int token_begin = tile % args.token_tiles * kTokens;
 
-    const int row_of_tile = warp * 16;
-    const int row = tile % args.row_tiles * args.tile_rows + row_of_tile;
-    const int token = tile / args.row_tiles * kTokens;
-    const Target target = {int64_t{token} * args.rows + row, args.rows,
-                           min(args.rows - row, args.tile_rows - row_of_tile),
-                           args.n_tokens - token};
-    auto* out = static_cast<Out*>(args.out);
-    if (size == 1) {
+    // Sums go to shared memory, [part][token][row], and are added up in that order, first the
+    // block's own, then the cluster's in the order of the input dimension.
+    const auto meet = [] { asm volatile("bar.sync 1, %0;" ::"n"(L::kMultiplying) : "memory"); };
+    auto* sums = reinterpret_cast<float*>(base + args.sums_at);
+    constexpr int kPartSums = kTokens * L::kPitch;
+    meet();
+    const int my_row = group_row + (L::kGroups ? warp % 4 * 16 : 0) + lane / 4;
 #pragma unroll
-      for (int p = 0; p < L::kPairs; ++p) {
-        store_pair(out, {sum[2 * p], sum[2 * p + 1]}, p, target);
-      }
-      continue;
+    for (int v = 0; v < L::kValues; ++v) {
+      const int token = v / 4 * 8 + lane % 4 * 2 + v % 2;
+      sums[part * kPartSums + token * L::kPitch + my_row + v % 4 / 2 * 8] = sum[v];
     }
-    // Every rank adds up its share of the pairs, in the order of the input dimension.
-    if (threadIdx.x == 0 && rank < owners) {
-      hopper::arrive_expecting(
-          &received, static_cast<uint32_t>((size - 1) * (my_last - my_first) * L::kMultiplying) *
-                         uint32_t{sizeof(float2)});
-    }
-    if (round > 0) hopper::wait_cluster(&ready, (round - 1) & 1);
+    meet();
+    const int tokens_left = min(args.n_tokens - token_begin, kTokens);
+    const int pairs = tokens_left * (kRows / 2);
+    const auto place = [&](int i) { return i / (kRows / 2) * L::kPitch + i % (kRows / 2) * 2; };
+    const auto store = [&](int i, float2 v) {
+      const int row = row_begin + i % (kRows / 2) * 2;
+      if (row >= args.rows) return;
+      auto* out =
+          static_cast<Out*>(args.out) + int64_t{token_begin + i / (kRows / 2)} * args.rows + row;
+      store_pair(out, v, args.rows, args.rows - row);
+    };
+    for (int i = static_cast<int>(threadIdx.x); i < pairs; i += L::kMultiplying) {
+      float2* at = reinterpret_cast<float2*>(sums + place(i));
+      float2 total = at[0];
 #pragma unroll
-    for (int p = 0; p < L::kPairs; ++p) {
-      const int owner = p / share;
-      if (owner == rank) continue;
-      hopper::store_remote(sent + (rank * share + p % share) * L::kMultiplying + threadIdx.x,
-                           {sum[2 * p], sum[2 * p + 1]}, &received, static_cast<uint32_t>(owner));
-    }
-    if (rank >= owners) continue;
-    hopper::wait_cluster(&received, round & 1);
-#pragma unroll
-    for (int p = 0; p < L::kPairs; ++p) {
-      if (p < my_first || p >= my_last) continue;
-      float2 total = {0.0F, 0.0F};
-      for (int from = 0; from < size; ++from) {
-        const float2 v = from == rank
-                             ? float2{sum[2 * p], sum[2 * p + 1]}
-                             : sent[(from * share + p % share) * L::kMultiplying + threadIdx.x];
+      for (int p = 1; p < L::kParts; ++p) {
+        const float2 v = at[p * kPartSums / 2];
         total.x += v.x;
         total.y += v.y;
       }
-      store_pair(out, total, p, target);
+      if (size == 1)
+        store(i, total);
+      else
+        *at = total;
     }
-    __syncwarp();
-    if (speaker && tile + clusters < args.tiles) {
-      for (int other = 0; other < size; ++other) {
-        if (other != rank) hopper::arrive_remote(&ready, static_cast<uint32_t>(other));
+    if (size > 1) {
+      hopper::cluster_arrive();
+      hopper::cluster_wait();
+      for (int i = static_cast<int>(threadIdx.x) + rank * L::kMultiplying; i < pairs;
+           i += size * L::kMultiplying) {
+        float2 v[kMaxCluster];
+#pragma unroll
+        for (int r = 0; r < kMaxCluster; ++r)
+          if (r < size) v[r] = hopper::load_remote(sums + place(i), static_cast<uint32_t>(r));
+        float2 total = v[0];
+#pragma unroll
+        for (int r = 1; r < kMaxCluster; ++r) {
+          if (r >= size) continue;
+          total.x += v[r].x;
+          total.y += v[r].y;
+        }
+        store(i, total);
       }
+      hopper::cluster_arrive();  // nobody leaves while others may still read its memory
+      hopper::cluster_wait();
     }
-  }
-  if (size > 1) {  // nobody leaves while others may still write to its memory
-    hopper::cluster_arrive();
-    hopper::cluster_wait();
-  }
+  } while (args.counter != nullptr);
 }
 
-template <WeightFormat F, int kTokens, int kGroups, class Out = __nv_bfloat16>
+template <WeightFormat F, int kTokens, int kRows, class Out = __nv_bfloat16>
 StreamKernel entry() {
+  using L = Layout<F, kTokens, kRows>;
   return {kTokens,
-          kGroups,
+          kRows,
           F,
           std::is_same_v<Out, float>,
-          reinterpret_cast<const void*>(&multiply<F, kTokens, kGroups, Out>),
-          Layout<F, kTokens, kGroups>::kThreads};
+          reinterpret_cast<const void*>(&multiply<F, kTokens, kRows, Out>),
+          L::kThreads,
+          L::kParts * kTokens * L::kPitch * 4};
 }
 
 }  // namespace troupe::cuda::stream

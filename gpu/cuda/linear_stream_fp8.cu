@@ -6,10 +6,10 @@ std::span<const StreamKernel> stream_kernels_fp8() {
   using stream::entry;
   constexpr WeightFormat kFormat = WeightFormat::kFp8;
   static const StreamKernel kernels[] = {
-      entry<kFormat, 8, 1>(),  entry<kFormat, 8, 2>(),  entry<kFormat, 8, 4>(),
-      entry<kFormat, 16, 1>(), entry<kFormat, 16, 2>(), entry<kFormat, 16, 4>(),
-      entry<kFormat, 32, 1>(), entry<kFormat, 32, 2>(), entry<kFormat, 32, 4>(),
-      entry<kFormat, 64, 1>(), entry<kFormat, 64, 2>(),
+      entry<kFormat, 8, 16>(),   entry<kFormat, 8, 32>(),   entry<kFormat, 8, 64>(),
+      entry<kFormat, 8, 128>(),  entry<kFormat, 16, 16>(),  entry<kFormat, 16, 32>(),
+      entry<kFormat, 16, 64>(),  entry<kFormat, 16, 128>(), entry<kFormat, 32, 64>(),
+      entry<kFormat, 32, 128>(), entry<kFormat, 64, 64>(),  entry<kFormat, 64, 128>(),
   };
   return kernels;
 }

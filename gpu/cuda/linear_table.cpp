@@ -152,7 +152,7 @@ void write_tune_table(const std::string& path, const TuneKey& key, const TuneTab
     line["us"] = tuned.us;
     if (const auto* v = std::get_if<StreamVariant>(&tuned.kernel)) {
       line["kernel"] = "stream";
-      line["variant"] = {v->tokens, v->groups, v->tile_rows, v->cluster, v->boxes, v->stages};
+      line["variant"] = {v->tokens, v->rows, v->cluster, v->boxes, v->stages, v->persistent};
     } else {
       line["kernel"] = "cublaslt";
       line["algorithm"] = to_hex(std::get<cublasLtMatmulAlgo_t>(tuned.kernel));

@@ -2,6 +2,8 @@
 
 #include "gpu/base/check.h"
 #include "gpu/communicator.h"
+#include "gpu/cuda/graph_timer.h"
+#include "gpu/cuda/quantize.h"
 
 #include <algorithm>
 #include <cmath>
@@ -28,6 +30,8 @@ VocabularySplit split_vocabulary(const ModelConfig& config, int32_t n_ranks) {
 int64_t widest_slice(const ModelConfig& config, int32_t n_ranks) {
   return split_vocabulary(config, n_ranks).widest;
 }
+
+constexpr int32_t kTunedLayers = 4;
 
 size_t kv_value_bytes(KvFormat format) { return format == KvFormat::kFp8 ? 1 : 2; }
 
@@ -62,7 +66,7 @@ void Llama::attend(const LayerWeights& w, const StepInput& input, const KvLayer&
 }
 
 Product Llama::all_reduce(const Product& product, int32_t n, cudaStream_t stream) {
-  if (communicator_.size() == 1) return product;
+  if (communicator_.size() == 1 || tuning_) return product;
   if (product.channel_scale != nullptr)
     apply_scales(delta_.data(), product, n, config_.hidden, stream);
   communicator_.device_all_reduce_sum(delta_.data(), int64_t{n} * config_.hidden, stream);
@@ -154,11 +158,47 @@ void Llama::forward(const StepInput& input, const KvPool& kv, cudaStream_t strea
 
 void Llama::tune(int32_t n_tokens, int32_t n_sampled, cudaStream_t stream) {
   const LayerWeights& w = weights_->layer(0);
-  for (const Weight* weight : {&w.qkv, &w.o, &w.gate_up, &w.down}) {
-    if (weight != &w.gate_up || !gated_.suits(w.gate_up, n_tokens))
-      linear_.tune(*weight, n_tokens, stream);
+  const Weight* const layer[] = {&w.qkv, &w.o, &w.gate_up, &w.down};
+  linear_.tune_alone(weights_->head(), n_sampled, true, stream);
+  if (n_tokens > limits_.max_rows) {
+    for (const Weight* weight : layer) {
+      if (weight != &w.gate_up || !gated_.suits(w.gate_up, n_tokens))
+        linear_.tune_alone(*weight, n_tokens, false, stream);
+    }
+    return;
   }
-  linear_.tune(weights_->head(), n_sampled, stream);
+  // Decode kernels run into each other: what is best for one depends on its neighbours, so each is
+  // chosen in the midst of them. Contexts of one position keep attention out of it.
+  const int32_t n_layers = std::min(config_.n_layers, kTunedLayers);
+  const KvPool kv(n_layers, 1, shape_, kv_format_);
+  const auto rows = static_cast<size_t>(n_tokens);
+  const DeviceBuffer<int32_t> zeros(rows);
+  const DeviceBuffer<int32_t> ones(rows);
+  TROUPE_CUDA(cudaMemset(zeros.data(), 0, zeros.bytes()));
+  const std::vector<int32_t> host(rows, 1);
+  TROUPE_CUDA(cudaMemcpy(ones.data(), host.data(), ones.bytes(), cudaMemcpyHostToDevice));
+  fill_normal(residual_.data(), int64_t{n_tokens} * config_.hidden, 1.0F, 1, stream);
+  StepInput input = {n_tokens, zeros.data(), zeros.data(), zeros.data(),
+                     {},       {},           n_sampled,    nullptr};
+  input.decode = {n_tokens, zeros.data(), ones.data(), {zeros.data(), 1}};
+  decode_.plan(input.decode, stream, config_.sliding_window);
+  TROUPE_CUDA(cudaStreamSynchronize(stream));
+  tuning_ = true;
+  const auto chain = [&](int32_t /*i*/, cudaStream_t s) {
+    add_rms_norm(hidden_in_, residual_.data(), {}, nullptr, w.input_norm, n_tokens, config_.hidden,
+                 config_.rms_eps, s);
+    for (int32_t i = 0; i < n_layers; ++i) {
+      const LayerWeights& l = weights_->layer(i);
+      attend(l, input, kv.layer(i), s);
+      project_and_mlp(l, attended_.data(), residual_.data(), l.input_norm, false, n_tokens, s);
+    }
+  };
+  for (const Weight* weight : layer) {
+    if (weight == &w.gate_up && gated_.suits(w.gate_up, n_tokens)) continue;
+    linear_.tune(*weight, n_tokens, false,
+                 [&](int32_t replays) { return time_in_graph(chain, 1, replays); });
+  }
+  tuning_ = false;
 }
 
 AttentionShape Llama::attention_shape(const ModelConfig& config, const Shard& shard) {
@@ -192,6 +232,7 @@ Llama::Llama(const ModelConfig& config, const Shard& shard, std::unique_ptr<Weig
     : config_(config),
       shard_(shard),
       shape_(attention_shape(config, shard)),
+      kv_format_(kv),
       limits_(limits),
       communicator_(communicator),
       split_(split_vocabulary(config, communicator.size())),

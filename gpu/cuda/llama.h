@@ -91,7 +91,8 @@ class Llama {
   [[nodiscard]] size_t weight_bytes() const { return weights_->bytes(); }
   [[nodiscard]] size_t workspace_bytes() const;
 
-  /// Chooses the kernels for steps of n_tokens, of which n_sampled go through the head.
+  /// Chooses the kernels for steps of n_tokens, of which n_sampled go through the head. Those of
+  /// decode steps are timed in a chain of layers. Overwrites activations.
   void tune(int32_t n_tokens, int32_t n_sampled, cudaStream_t stream);
   [[nodiscard]] Linear& linear() { return linear_; }
 
@@ -112,11 +113,13 @@ class Llama {
   ModelConfig config_;
   Shard shard_;
   AttentionShape shape_;
+  KvFormat kv_format_;
   Limits limits_;
   Communicator& communicator_;
   VocabularySplit split_;
   int32_t ffn_;
   bool fp8_;
+  bool tuning_ = false;  // every rank for itself: sums over ranks are left out
   std::unique_ptr<Weights> weights_;
   DeviceBuffer<float> inverse_frequency_;
   Rope rope_;

@@ -1,11 +1,9 @@
 // Times the matrix multiplies of a rank on the GPU: JSON lines, one a (shape, format, tokens,
 // kernel). Chains of multiplies in a CUDA graph over copies of the weights that together exceed the
 // L2 cache, random data, median of replays.
-//   cuda_linear_bench ops [8b|70b|head|tp] [tokens,...] [plans]   every kernel by itself, the own
-//   ones
-//                                                         in that many of the evenest cuts
-//   cuda_linear_bench layer [tokens,...]   the four multiplies of a layer of Llama-3-8B with
-//                                                 a small kernel after each
+//   cuda_linear_bench [8b|70b|head|tp] [tokens,...] [plans]
+// Every kernel by itself, the own ones in that many of the likeliest cuts. Inside a step they run
+// into each other: what counts there is cuda_step_bench.
 #include "gpu/cuda/device.h"
 #include "gpu/cuda/graph_timer.h"
 #include "gpu/cuda/linear_lt.h"
@@ -55,9 +53,7 @@ struct Bench {
       : weights(kWeightBytes),
         tokens(size_t{16} << 20),
         out(size_t{160} << 20),
-        workspace(kWorkspace),
-        codes(size_t{16} << 20),
-        scales(4096) {
+        workspace(kWorkspace) {
     // Random bf16 bits of a sane size serve as e4m3 codes too, but for NaN codes.
     fill_normal(reinterpret_cast<__nv_bfloat16*>(weights.data()), kWeightBytes / 2, 0.02F, 1, 0);
     fill_normal(reinterpret_cast<__nv_bfloat16*>(tokens.data()), (int64_t{16} << 20) / 2, 1.0F, 2,
@@ -65,16 +61,15 @@ struct Bench {
     TROUPE_CUDA(cudaDeviceSynchronize());
   }
   DeviceBuffer<std::byte> weights, tokens, out, workspace;
-  DeviceBuffer<uint8_t> codes;
-  DeviceBuffer<float> scales;
   LtGemm lt;
   StreamGemm stream;
   std::span<std::byte> space() { return {workspace.data(), workspace.size()}; }
 };
 
 std::string name_of(const StreamVariant& v) {
-  return "stream-" + std::to_string(v.tokens) + "h" + std::to_string(v.tile_rows) + "c" +
-         std::to_string(v.cluster) + "b" + std::to_string(v.boxes) + "s" + std::to_string(v.stages);
+  return "stream-" + std::to_string(v.tokens) + "r" + std::to_string(v.rows) + "c" +
+         std::to_string(v.cluster) + "b" + std::to_string(v.boxes) + "s" +
+         std::to_string(v.stages) + "p" + std::to_string(v.persistent);
 }
 
 void print(const char* shape, const GemmShape& s, const std::string& kernel, double us) {
@@ -127,58 +122,6 @@ void bench_ops(Bench& b, const std::vector<NamedShape>& shapes, const std::vecto
   }
 }
 
-/// One layer of Llama-3-8B: `multiply` four times with a small kernel after each.
-double time_layer(
-    Bench& b, WeightFormat format, int m,
-    const std::function<void(const GemmShape&, const GemmCall&, cudaStream_t)>& multiply) {
-  int64_t offset = 0;
-  const auto layer = [&](int32_t, cudaStream_t st) {
-    for (const NamedShape& named : k8b) {
-      const GemmShape s = {named.rows, named.cols, m, format, false};
-      const int64_t bytes = s.rows * s.cols * element_bytes(s.format);
-      if (offset + bytes > static_cast<int64_t>(kWeightBytes)) offset = 0;
-      multiply(s, {b.out.data(), b.weights.data() + offset, b.tokens.data()}, st);
-      offset += bytes;
-      quantize_rows(b.codes.data(), b.scales.data(),
-                    reinterpret_cast<const __nv_bfloat16*>(b.out.data()), m, 4096, st);
-    }
-  };
-  return time_in_graph(layer, 12);
-}
-
-void bench_layer(Bench& b, const std::vector<int>& tokens) {
-  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
-    int64_t bytes = 0;
-    for (const NamedShape& n : k8b) bytes += n.rows * n.cols * element_bytes(format);
-    const auto report = [&](int m, const std::string& kernel, double us) {
-      std::printf(
-          "{\"layer\":\"8b\",\"format\":\"%s\",\"tokens\":%d,\"kernel\":\"%s\",\"us\":%.2f,"
-          "\"TB/s\":%.2f}\n",
-          format == WeightFormat::kFp8 ? "fp8" : "bf16", m, kernel.c_str(), us,
-          static_cast<double>(bytes) / us * 1e-6);
-      std::fflush(stdout);
-    };
-    for (const int m : tokens) {
-      report(m, "cublaslt-first",
-             time_layer(b, format, m, [&](const GemmShape& s, const GemmCall& c, cudaStream_t st) {
-               b.lt.run(b.lt.plans(s, kWorkspace, 1).front(), c, b.space(), st);
-             }));
-      // The n-th likeliest plan of every multiply.
-      for (const size_t choice : {0, 1, 2}) {
-        const auto multiply = [&](const GemmShape& s, const GemmCall& c, cudaStream_t st) {
-          std::vector<StreamPlan> fitting;
-          for (const StreamPlan& plan : b.stream.plans(s)) {
-            const int width = plan.kernel->tokens;
-            if (width >= m && (width <= 8 || width < 2 * m)) fitting.push_back(plan);
-          }
-          b.stream.run(fitting[std::min(choice, fitting.size() - 1)], s, c, st);
-        };
-        report(m, "stream-" + std::to_string(choice), time_layer(b, format, m, multiply));
-      }
-    }
-  }
-}
-
 std::vector<int> parse_tokens(const char* text) {
   std::vector<int> out;
   std::stringstream in(text);
@@ -189,15 +132,10 @@ std::vector<int> parse_tokens(const char* text) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string mode = argc > 1 ? argv[1] : "ops";
   Bench bench;
-  if (mode == "layer") {
-    bench_layer(bench, parse_tokens(argc > 2 ? argv[2] : "1,16,64"));
-    return 0;
-  }
-  const std::string set = argc > 2 ? argv[2] : "8b";
-  const std::vector<int> tokens = parse_tokens(argc > 3 ? argv[3] : "1,16,64");
-  const int most = argc > 4 ? std::stoi(argv[4]) : 8;
+  const std::string set = argc > 1 ? argv[1] : "8b";
+  const std::vector<int> tokens = parse_tokens(argc > 2 ? argv[2] : "1,16,64");
+  const int most = argc > 3 ? std::stoi(argv[3]) : 8;
   bench_ops(bench,
             set == "70b"    ? k70b
             : set == "head" ? kHead
