@@ -40,7 +40,6 @@ Status place_on_gpus(ServeCommand& command, int32_t gpus) {
   if (shape.exact) return refuse("--exact", "--exact is for the CPU; use --device cpu");
   shape.device = "cuda";
   if (shape.kv == "auto") shape.kv = "bf16";
-  if (shape.weights == "auto") shape.weights = "bf16";
   set_default(command.tp, std::max(1, gpus / command.dp));
   set_default(shape.max_rows, 256);
   set_default(shape.max_step_tokens, std::max(2048, shape.max_rows));

@@ -189,7 +189,11 @@ Result<std::unique_ptr<CudaExecutor>> load_share(const Checkpoint& checkpoint,
   const Shard shard = make_shard(config, kFfnBlock, communicator.rank(), n_shares);
   if (const Status fits = check_model(config, shard, n_shares); !fits) return fits.error();
 
-  const WeightFormat format = options.fp8_weights ? WeightFormat::kFp8 : WeightFormat::kBf16;
+  const Result<WeightFormat> stored = options.stored_weights ? stored_format(checkpoint)
+                                      : options.fp8_weights  ? WeightFormat::kFp8
+                                                             : WeightFormat::kBf16;
+  if (!stored) return stored.error();
+  const WeightFormat format = *stored;
   const AttentionShape shape = Llama::attention_shape(config, shard);
   const Llama::Limits limits = CudaExecutor::limits(config, options, variant);
   DeviceNeed need;

@@ -1,6 +1,6 @@
 // What the GPU rank makes of a model, for comparison with other programs:
 //
-//   cuda_logits MODEL TOKENS OUT [--fp8] [--fp8-kv] [--steps N]
+//   cuda_logits MODEL TOKENS OUT [--fp8 | --stored] [--fp8-kv] [--steps N]
 //
 // TOKENS has one sequence of token ids a line. OUT.logits gets the logits of every position of
 // every sequence, fp32 [positions][vocabulary] one after the other; OUT.greedy one line of N greedy
@@ -57,7 +57,9 @@ void write_logits(const Checkpoint& checkpoint, const Sequences& sequences,
   for (const auto& s : sequences) longest = std::max(longest, s.size());
   const auto n_max = static_cast<int32_t>(longest);
   const Shard shard = make_shard(config, 32, 0, 1);
-  const auto format = options.fp8_weights ? cuda::WeightFormat::kFp8 : cuda::WeightFormat::kBf16;
+  const auto format = options.stored_weights ? value_of(cuda::stored_format(checkpoint))
+                      : options.fp8_weights  ? cuda::WeightFormat::kFp8
+                                             : cuda::WeightFormat::kBf16;
   const auto kv_format = options.fp8_kv ? cuda::KvFormat::kFp8 : cuda::KvFormat::kBf16;
   const auto communicator = make_single_communicator();
   cuda::Llama model(config, shard, value_of(cuda::Weights::load(checkpoint, shard, true, format)),
@@ -134,7 +136,8 @@ void write_greedy(const Checkpoint& checkpoint, const Sequences& sequences,
 
 int run(int argc, char** argv) {
   if (argc < 4) {
-    std::fprintf(stderr, "usage: cuda_logits MODEL TOKENS OUT [--fp8] [--fp8-kv] [--steps N]\n");
+    std::fprintf(stderr,
+                 "usage: cuda_logits MODEL TOKENS OUT [--fp8 | --stored] [--fp8-kv] [--steps N]\n");
     return 2;
   }
   ExecutorOptions options;
@@ -143,6 +146,7 @@ int run(int argc, char** argv) {
   for (int i = 4; i < argc; ++i) {
     const std::string arg = argv[i];
     if (arg == "--fp8") options.fp8_weights = true;
+    if (arg == "--stored") options.stored_weights = true;
     if (arg == "--fp8-kv") options.fp8_kv = true;
     if (arg == "--steps" && i + 1 < argc) steps = std::atoi(argv[++i]);
   }
