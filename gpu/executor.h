@@ -16,6 +16,8 @@ class Communicator;
 /// GPUs that this program can use; 0 without CUDA, driver or device. The first call may take a
 /// second.
 [[nodiscard]] int32_t gpu_count();
+/// Why this program cannot use the current GPU, and what to do; empty when it can.
+[[nodiscard]] std::string gpu_problem();
 
 enum class DeviceKind : uint8_t { kCpu, kCuda, kSim };
 

@@ -70,13 +70,15 @@ Status place_on_model(ServeCommand& command) {
 
 }  // namespace
 
-Result<ServeCommand> place(const ServeCommand& command, int32_t gpus) {
+Result<ServeCommand> place(const ServeCommand& command, int32_t gpus,
+                           const std::string& gpu_problem) {
   ServeCommand placed = command;
   const std::string& device = command.shape.device;
   if (device == "cuda" && gpus == 0 && command.hostfile.empty()) {
-    return refuse("--device",
-                  "no GPU that this program can use (or it was built without CUDA); "
-                  "see `troupe doctor`, or use --device cpu");
+    return refuse("--device", gpu_problem.empty()
+                                  ? "no GPU that this program can use; see `troupe doctor`, or use "
+                                    "--device cpu"
+                                  : gpu_problem);
   }
   const bool on_gpus = device == "cuda" || (device == "auto" && gpus > 0);
   const bool modelled = device.starts_with(kSimPrefix);

@@ -21,6 +21,8 @@ namespace {
 
 /// A slice of the down matrix may begin at any multiple of this.
 constexpr int64_t kFfnBlock = 32;
+/// Taken while the rank is made: kernels, the libraries' own and the plans of attention.
+constexpr size_t kLoadedLater = size_t{192} << 20;
 
 template <class T>
 std::vector<T> gather(const T& mine, Communicator& communicator) {
@@ -104,7 +106,7 @@ Status CudaExecutor::make_pool(int32_t n_slots) {
                   "kv_tokens");
     const Result<DeviceInfo> now = find_device();
     if (!now) return now.error();
-    return check_fit(*now, {0, 0, per_slot}, std::max(n_slots, 1));
+    return check_fit(*now, {0, 0, 0, per_slot}, std::max(n_slots, 1));
   }
   if (n_slots == 0) {  // more than all rows can use would be waste
     const int64_t usable = int64_t{l.max_rows} * l.max_context;
@@ -143,6 +145,7 @@ void CudaExecutor::randomise_pool() {
 
 void CudaExecutor::tune(const std::string& table) {
   if (!table.empty()) model_.linear().load_table(table);
+  if (variant_.shipped_tune) model_.linear().load_shipped_table();
   for (const int32_t n : buckets_) model_.tune(n, n, stream_.get());
   // Under load most steps with prefill are as large as they may be.
   const int32_t largest = state_.limits().max_tokens;
@@ -198,10 +201,12 @@ Result<std::unique_ptr<CudaExecutor>> load_share(const Checkpoint& checkpoint,
   const Llama::Limits limits = CudaExecutor::limits(config, options, variant);
   DeviceNeed need;
   need.weights = Weights::bytes(config, shard, format);
+  if (format == WeightFormat::kBf16)
+    need.weights_fp8 = Weights::bytes(config, shard, WeightFormat::kFp8);
   need.workspace = Llama::activation_bytes(config, shard, limits, n_ranks) +
                    StepState::device_bytes(
                        CudaExecutor::state_limits(config, shard, options, variant, n_ranks)) +
-                   Sampler::device_bytes(options.max_rows) + Llama::kLinearWorkspace;
+                   Sampler::device_bytes(options.max_rows) + Llama::kLinearWorkspace + kLoadedLater;
   need.kv_per_slot = KvPool::bytes_per_slot(config.n_layers, shape,
                                             options.fp8_kv ? KvFormat::kFp8 : KvFormat::kBf16);
   const int32_t least_slots = options.n_slots > 0 ? options.n_slots : limits.max_tokens;

@@ -51,6 +51,8 @@ class Linear {
   /// Reads or writes the autotune table (JSON lines; keyed by GPU, library versions and shape). A
   /// missing, foreign or damaged file is ignored, what it lacks is timed again.
   void load_table(const std::string& path);
+  /// Adds what the program was built with for this GPU; what load_table() read goes first.
+  void load_shipped_table();
   void save_table(const std::string& path) const;
   /// Chooses the kernel for this shape by timing all there are, cuBLASLt's and the own ones for few
   /// tokens (gpu/cuda/linear_stream.h); without it run() takes cuBLASLt's first guess. Needs device

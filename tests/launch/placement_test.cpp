@@ -82,5 +82,15 @@ TEST(Placement, what_does_not_go_together_is_refused_with_its_option) {
   EXPECT_THAT(says(asked, 0), HasSubstr("at least --max-rows"));
 }
 
+TEST(Placement, a_gpu_asked_for_in_vain_is_refused_with_the_reason) {
+  const auto plain = place(command("cuda"), 0);
+  ASSERT_FALSE(plain.ok());
+  EXPECT_NE(plain.error().message.find("troupe doctor"), std::string::npos);
+  const auto told = place(command("cuda"), 0, "there is no NVIDIA driver; install one");
+  ASSERT_FALSE(told.ok());
+  EXPECT_EQ(told.error().message, "there is no NVIDIA driver; install one");
+  EXPECT_TRUE(place(command("auto"), 0).ok());
+}
+
 }  // namespace
 }  // namespace troupe
