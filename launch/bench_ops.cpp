@@ -11,16 +11,14 @@
 #include "gpu/cuda/step_state.h"
 #include "gpu/model/shard.h"
 #include "launch/bench_device.h"
+#include "launch/bench_ops_report.h"
 
-#include <nlohmann/json.hpp>
-
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <numeric>
 #include <random>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -29,26 +27,8 @@ namespace {
 
 using namespace cuda;  // NOLINT(google-build-using-namespace): this file is about its kernels
 
-constexpr const char* kUsage =
-    "usage: bench ops [--model llama-3-8b|...|DIRECTORY] [--weights bf16|fp8] [--kv bf16|fp8]\n"
-    "  [--rows 1,16,64,256 (decoding)] [--context 1024,...] [--prefill 512,2048,...]\n"
-    "  [--tp N (one rank's share)] [--only OP] [--tune-file F (made by bench step)] [--json]";
-
 constexpr int64_t kBeyondCache = int64_t{160} << 20;
 constexpr int64_t kAlignment = 256;
-
-struct Options {
-  std::string model = "llama-3-8b";
-  bool fp8 = false;
-  bool fp8_kv = false;
-  std::vector<int32_t> rows = {1, 16, 64, 256};
-  std::vector<int32_t> contexts = {1024};
-  std::vector<int32_t> prefill = {512, 2048};
-  int32_t tp = 1;
-  std::string only;
-  std::string tune_file;
-  bool json = false;
-};
 
 /// Device memory that successive launches take different parts of, so that none finds its data in a
 /// cache.
@@ -76,25 +56,12 @@ DeviceBuffer<T> upload(const std::vector<T>& values) {
   return buffer;
 }
 
-/// One operation at one size.
-struct Case {
-  const char* op;
-  int32_t tokens = 0;
-  int32_t context = 0;  // attention: positions that each token sees (decode) or the chunk's length
-  int64_t rows = 0;     // a multiply's output and input features
-  int64_t cols = 0;
-  double bytes = 0;
-  double flops = 0;
-  bool fp8_arithmetic = false;
-};
-
 class OpsBench {
  public:
-  OpsBench(const Options& options, const ModelConfig& config, std::string gpu)
+  OpsBench(const OpsOptions& options, const ModelConfig& config, std::string gpu)
       : options_(options),
         config_(config),
         gpu_(std::move(gpu)),
-        limits_(DeviceLimits::of(gpu_)),
         shard_(make_shard(config, 32, 0, options.tp)),
         shape_{static_cast<int32_t>(shard_.query_heads.size()),
                static_cast<int32_t>(shard_.kv_heads.size()), config.head_dim},
@@ -118,13 +85,7 @@ class OpsBench {
   }
 
   void run() {
-    if (!options_.json) {
-      std::printf(
-          "%s, %s, weights %s, KV %s, a rank of %d\n\n%-17s %6s %7s %15s %9s %9s %5s %6s %8s\n",
-          gpu_.c_str(), config_.name.c_str(), options_.fp8 ? "fp8" : "bf16",
-          options_.fp8_kv ? "fp8" : "bf16", options_.tp, "op", "tokens", "context", "rows x cols",
-          "us", "floor us", "%", "TB/s", "TFLOP/s");
-    }
+    print_head(options_, config_.name, gpu_);
     std::vector<int32_t> steps = options_.rows;
     steps.insert(steps.end(), options_.prefill.begin(), options_.prefill.end());
     for (const int32_t n : steps) {
@@ -139,7 +100,7 @@ class OpsBench {
   }
 
  private:
-  static int64_t largest_step(const Options& o) {
+  static int64_t largest_step(const OpsOptions& o) {
     int64_t most = 1;
     for (const int32_t n : o.rows) most = std::max<int64_t>(most, n);
     for (const int32_t n : o.prefill) most = std::max<int64_t>(most, n);
@@ -151,47 +112,23 @@ class OpsBench {
   [[nodiscard]] int64_t arena_bytes() const {
     const int64_t head = shard_.vocab.size() * config_.hidden * 2;
     const int64_t all_tokens = most_ * widest() * 2;
-    return std::max({4 * kBeyondCache, head, 2 * ffn_ * config_.hidden * 2, 2 * all_tokens});
+    int64_t positions = 0;  // of the largest decoding batch
+    for (const int32_t n : options_.rows)
+      for (const int32_t context : options_.contexts)
+        positions = std::max(positions, int64_t{n} * context);
+    const int64_t kv_layer = positions * 2 * kv_ * 2;
+    return std::max(
+        {4 * kBeyondCache, head, kv_layer, 2 * ffn_ * config_.hidden * 2, 2 * all_tokens});
   }
   [[nodiscard]] int64_t weight_bytes() const { return options_.fp8 ? 1 : 2; }
 
-  void report(const Case& c, double us) const {
-    const double floor_us = limits_.floor(c.bytes, c.flops, c.fp8_arithmetic) * 1e6;
-    if (options_.json) {
-      const nlohmann::ordered_json line = {{"bench", "op"},
-                                           {"device", gpu_},
-                                           {"model", config_.name},
-                                           {"weights", options_.fp8 ? "fp8" : "bf16"},
-                                           {"kv", options_.fp8_kv ? "fp8" : "bf16"},
-                                           {"tp", options_.tp},
-                                           {"op", c.op},
-                                           {"tokens", c.tokens},
-                                           {"context", c.context},
-                                           {"rows", c.rows},
-                                           {"cols", c.cols},
-                                           {"us", us},
-                                           {"bytes", c.bytes},
-                                           {"flops", c.flops},
-                                           {"floor_us", floor_us},
-                                           {"percent_of_floor", floor_us / us * 100}};
-      std::printf("%s\n", line.dump().c_str());
-    } else {
-      const std::string matrix =
-          c.rows > 0 ? std::to_string(c.rows) + " x " + std::to_string(c.cols) : "";
-      std::printf("%-17s %6d %7d %15s %9.2f %9.2f %5.1f %6.2f %8.1f\n", c.op, c.tokens, c.context,
-                  matrix.c_str(), us, floor_us, floor_us / us * 100, c.bytes / us * 1e-6,
-                  c.flops / us * 1e-6);
-    }
-    std::fflush(stdout);
-  }
-
   /// Times launch(i, stream), i counting up, on data that rotates.
-  void measure(const Case& c, const std::function<void(int32_t, cudaStream_t)>& launch) {
+  void measure(const OpCase& c, const std::function<void(int32_t, cudaStream_t)>& launch) {
     if (!options_.only.empty() && options_.only != c.op) return;
     const double touched = std::max(c.bytes, 1.0);
     const auto n = static_cast<int32_t>(
         std::clamp(2.0 * static_cast<double>(kBeyondCache) / touched, 6.0, 100.0));
-    report(c, time_in_graph(launch, n));
+    report(options_, config_.name, gpu_, c, time_in_graph(launch, n));
   }
 
   void multiplies(int32_t n) {
@@ -208,7 +145,7 @@ class OpsBench {
     const Rotating& weights = fp8 ? codes_ : in_;
     const int64_t matrix = rows * cols * element;
     const int64_t made = rows * n * (is_head ? 4 : 2);
-    Case c = {op, n, 0, rows, cols};
+    OpCase c = {op, n, 0, rows, cols};
     c.bytes = static_cast<double>(matrix + n * cols * element + made);
     c.flops = 2.0 * static_cast<double>(rows * cols) * n;
     c.fp8_arithmetic = fp8;
@@ -240,7 +177,7 @@ class OpsBench {
   void small_ops(int32_t n) {
     const int64_t h = config_.hidden;
     const auto moved = [&](const char* op, int64_t bytes_a_token) {
-      Case c = {op, n};
+      OpCase c = {op, n};
       c.bytes = static_cast<double>(n) * static_cast<double>(bytes_a_token);
       return c;
     };
@@ -308,7 +245,7 @@ class OpsBench {
     }
     state.begin_step(n, n, n, nullptr);
     TROUPE_CUDA(cudaStreamSynchronize(nullptr));
-    Case c = {op, n};
+    OpCase c = {op, n};
     c.bytes = static_cast<double>(n) * vocab * 4;
     measure(c, [&](int32_t i, cudaStream_t stream) {
       sampler.run(in_.part<float>(i, int64_t{n} * vocab * 4), n, state.device(), stream);
@@ -319,7 +256,6 @@ class OpsBench {
     const int64_t slots = int64_t{rows} * context;
     const int64_t layer = slots * 2 * kv_ * (options_.fp8_kv ? 1 : 2);
     const Rotating& memory = options_.fp8_kv ? codes_ : in_;
-    if (layer > memory.size()) return;
     std::vector<int32_t> numbers(static_cast<size_t>(slots));
     std::iota(numbers.begin(), numbers.end(), 0);
     std::shuffle(numbers.begin(), numbers.end(), std::mt19937(5));
@@ -333,7 +269,7 @@ class OpsBench {
     const DecodeBatch batch = {rows, row_of.data(), contexts.data(), {table.data(), context}};
     attention.plan(batch, nullptr);
     TROUPE_CUDA(cudaStreamSynchronize(nullptr));
-    Case c = {"decode_attention", rows, context};
+    OpCase c = {"decode_attention", rows, context};
     c.bytes = static_cast<double>(layer) + static_cast<double>(rows) * static_cast<double>(q_) * 4;
     c.flops = 4.0 * static_cast<double>(slots) * static_cast<double>(q_);
     measure(c, [&](int32_t i, cudaStream_t stream) {
@@ -341,7 +277,7 @@ class OpsBench {
                     in_.part<__nv_bfloat16>(i + 3, rows * q_ * 2), {memory.part(i, layer), format},
                     batch, scale(), 0, stream);
     });
-    Case plan = {"decode_plan", rows, context};
+    OpCase plan = {"decode_plan", rows, context};
     plan.bytes = static_cast<double>(rows) * 8;
     measure(plan, [&](int32_t, cudaStream_t stream) { attention.plan(batch, stream); });
   }
@@ -353,13 +289,12 @@ class OpsBench {
     const auto table = upload(numbers);
     const int64_t layer = int64_t{n} * 2 * kv_ * (options_.fp8_kv ? 1 : 2);
     const Rotating& memory = options_.fp8_kv ? codes_ : in_;
-    if (layer > memory.size()) return;
     const KvFormat format = options_.fp8_kv ? KvFormat::kFp8 : KvFormat::kBf16;
     PrefillAttention attention(shape_, format, n, n);
     const Chunk chunk = {0, 0, n, n};
     attention.plan({&chunk, 1}, {table.data(), n}, nullptr);
     TROUPE_CUDA(cudaStreamSynchronize(nullptr));
-    Case c = {"prefill_attention", n, n};
+    OpCase c = {"prefill_attention", n, n};
     c.bytes = static_cast<double>(layer) + static_cast<double>(n) * static_cast<double>(q_) * 4;
     c.flops = 2.0 * n * (n + 1.0) * static_cast<double>(q_);
     measure(c, [&](int32_t i, cudaStream_t stream) {
@@ -373,10 +308,9 @@ class OpsBench {
     return 1.0F / std::sqrt(static_cast<float>(shape_.head_dim));
   }
 
-  const Options& options_;
+  const OpsOptions& options_;
   const ModelConfig& config_;
   std::string gpu_;
-  DeviceLimits limits_;
   Shard shard_;
   AttentionShape shape_;
   int64_t q_, kv_, ffn_;  // widths of this rank
@@ -389,52 +323,10 @@ class OpsBench {
   Linear linear_;
 };
 
-std::vector<int32_t> numbers_of(const std::string& list) {
-  std::vector<int32_t> out;
-  std::istringstream in(list);
-  for (std::string part; std::getline(in, part, ',');) {
-    if (const int32_t n = std::atoi(part.c_str()); n > 0) out.push_back(n);
-  }
-  return out;
-}
-
-bool parse(int argc, char** argv, Options& o) {
-  for (int i = 1; i < argc; ++i) {
-    const std::string arg = argv[i];
-    if (arg == "--json") {
-      o.json = true;
-      continue;
-    }
-    if (i + 1 == argc) return false;
-    const std::string value = argv[++i];
-    if (arg == "--model")
-      o.model = value;
-    else if (arg == "--weights")
-      o.fp8 = value == "fp8";
-    else if (arg == "--kv")
-      o.fp8_kv = value == "fp8";
-    else if (arg == "--rows")
-      o.rows = numbers_of(value);
-    else if (arg == "--context")
-      o.contexts = numbers_of(value);
-    else if (arg == "--prefill")
-      o.prefill = numbers_of(value);
-    else if (arg == "--tp")
-      o.tp = std::max(1, std::atoi(value.c_str()));
-    else if (arg == "--only")
-      o.only = value;
-    else if (arg == "--tune-file")
-      o.tune_file = value;
-    else
-      return false;
-  }
-  return true;
-}
-
 int run(int argc, char** argv) {
-  Options options;
-  if (!parse(argc, argv, options)) {
-    std::fprintf(stderr, "%s\n", kUsage);
+  OpsOptions options;
+  if (!parse_ops_options(argc, argv, options)) {
+    std::fprintf(stderr, "%s\n", kOpsUsage);
     return 2;
   }
   const Result<ModelConfig> config = find_bench_model(options.model);

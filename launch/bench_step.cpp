@@ -122,7 +122,7 @@ class Bench {
     const double attention = n * attention_flops(n / 2.0);
     const double gemm = n * (flops_per_token() - head_flops()) + head_flops();
     const double peak = options_.executor.fp8_weights ? limits_.fp8 : limits_.bf16;
-    report(1, 0, n, weight_bytes(), gemm / peak + attention / limits_.bf16, median(us, 1));
+    report(0, 0, n, weight_bytes(), gemm / peak + attention / limits_.bf16, median(us, 1));
   }
 
   /// All requests at once: as many rows as there are, prefill in the budget that decodes leave.

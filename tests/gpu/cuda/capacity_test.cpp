@@ -85,20 +85,24 @@ TEST_F(Fit, WeightsThatDoNotFitGetTheirWayOut) {
   EXPECT_THAT(refusal(600, 0, 1), HasSubstr("free memory on the GPU first"));
 }
 
+ModelConfig a_model() {
+  ModelConfig c;
+  c.n_layers = 2;
+  c.hidden = 512;
+  c.n_heads = 8;
+  c.n_kv_heads = 2;
+  c.head_dim = 64;
+  c.ffn = 1024;
+  c.vocab = 1000;
+  c.rope.rotary_dim = 64;
+  return c;
+}
+
 TEST(CheckModel, NamesWhatKernelsDoNotHave) {
-  const auto refusal = [](const std::function<void(ModelConfig&)>& change, int32_t ranks = 1,
-                          int32_t rank = 0) {
-    ModelConfig c;
-    c.n_layers = 2;
-    c.hidden = 512;
-    c.n_heads = 8;
-    c.n_kv_heads = 2;
-    c.head_dim = 64;
-    c.ffn = 1024;
-    c.vocab = 1000;
-    c.rope.rotary_dim = 64;
+  const auto refusal = [](const std::function<void(ModelConfig&)>& change, int32_t ranks = 1) {
+    ModelConfig c = a_model();
     change(c);
-    const Status status = check_model(c, make_shard(c, 32, rank, ranks), ranks);
+    const Status status = check_model(c, make_shard(c, 32, 0, ranks), ranks);
     return status.ok() ? "" : status.error().message;
   };
   EXPECT_EQ(refusal([](ModelConfig&) {}), "");
@@ -111,8 +115,10 @@ TEST(CheckModel, NamesWhatKernelsDoNotHave) {
                 c.n_kv_heads = 1;
               }),
               HasSubstr("16 query heads"));
-  // Heads 3 to 5 of 8 read both KV heads.
-  EXPECT_THAT(refusal([](ModelConfig&) {}, 3, 1), HasSubstr("--tp 3 does not divide"));
+  const ModelConfig c = a_model();
+  Shard uneven = make_shard(c, 32, 0, 1);
+  uneven.kv_head_of.back() = 0;
+  EXPECT_THAT(check_model(c, uneven, 3).error().message, HasSubstr("--tp 3 does not divide"));
 }
 
 TEST(Buckets, EndWithTheLargestAndGrow) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares the GPU rank with Hugging Face transformers on tiny models of each family.
 
-    compare_transformers.py CUDA_LOGITS [--jobs N] [--modes MODE,...] [CASE ...]
+    compare_transformers.py CUDA_LOGITS [--modes MODE,...] [CASE ...]
 
 Each model is trained for some seconds to continue sequences that follow a rule: a model of random
 weights has no margins between its best tokens, so that greedy decoding would compare rounding. It is
@@ -16,9 +16,7 @@ against the unrounded model, how often the best token agrees, and the share of p
 with fp8 KV are reported only.
 """
 import argparse
-import concurrent.futures
 import copy
-import faulthandler
 import json
 import subprocess
 import sys
@@ -222,24 +220,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("program")
     parser.add_argument("cases", nargs="*", default=[])
-    parser.add_argument("--jobs", type=int, default=1, help="cases at a time, a process each")
     parser.add_argument("--modes", default=",".join(m for m in MODES if "tuned" not in m))
-    parser.add_argument("--trace-after", type=int, metavar="SECONDS", help="say where it is by then")
     parser.add_argument("--steps", type=int, default=400, help="of training")
     arguments = parser.parse_args()
-    if arguments.trace_after:
-        faulthandler.dump_traceback_later(arguments.trace_after)
-    cases = arguments.cases or list(CASES)
-    modes = arguments.modes.split(",")
-    if arguments.jobs == 1 or len(cases) == 1:
-        results = [run_case(c, arguments.program, modes, arguments.steps) for c in cases]
-        return 0 if all(results) else 1
-    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        commands = [[sys.executable, __file__, arguments.program, c, "--modes", arguments.modes,
-                     "--steps", str(arguments.steps), "--trace-after",
-                     str(arguments.trace_after or 0)] for c in cases]
-        results = list(pool.map(lambda c: subprocess.run(c, check=False).returncode, commands))
-    return max(results)
+    results = [run_case(case, arguments.program, arguments.modes.split(","), arguments.steps)
+               for case in arguments.cases or CASES]
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":
