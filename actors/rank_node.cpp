@@ -110,7 +110,7 @@ Status run_rank(const Checkpoint& checkpoint, const RankOptions& options,
   const auto end = std::make_shared<End>();  // shared by this thread, the actor and the worker
   const auto worker = make_rank_worker(
       *router, options.job, communicator.rank(),
-      [end](const std::string& what) { end->set(fail(ErrorCode::kInternal, what)); });
+      [end](const std::string& what) { end->set(fail(ErrorCode::kDeviceFailed, what)); });
   const Status built =
       worker->start([&] { return Executor::create(checkpoint, options.executor, communicator); });
   if (!built) return built;

@@ -4,20 +4,29 @@
 #include "gpu/sim/sim_executor.h"
 
 #ifdef TROUPE_WITH_CUDA
+#include "gpu/base/check.h"
+#include "gpu/cuda/capacity.h"
 #include "gpu/cuda/executor.h"
-
-#include <cuda_runtime.h>
 #endif
 
 namespace troupe {
 
-int32_t gpu_count() {
 #ifdef TROUPE_WITH_CUDA
-  int count = 0;
-  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
-#endif
-  return 0;
+int32_t gpu_count() { return cuda::usable_gpus(); }
+std::string gpu_problem() {
+  try {
+    const auto device = cuda::find_device();
+    return device.ok() ? "" : device.error().message;
+  } catch (const DeviceError& error) {
+    return error.what();
+  }
 }
+#else
+int32_t gpu_count() { return 0; }
+std::string gpu_problem() {
+  return "this program was built without CUDA; configure with the preset cuda, or use --device cpu";
+}
+#endif
 
 Result<std::unique_ptr<Executor>> Executor::create(const Checkpoint& checkpoint,
                                                    const ExecutorOptions& options,
@@ -29,10 +38,7 @@ Result<std::unique_ptr<Executor>> Executor::create(const Checkpoint& checkpoint,
 #ifdef TROUPE_WITH_CUDA
   return cuda::make_executor(checkpoint, options, communicator);
 #else
-  return fail(ErrorCode::kInvalidArgument,
-              "this program was built without CUDA; configure with the preset cuda, or use "
-              "--device cpu",
-              "device");
+  return fail(ErrorCode::kInvalidArgument, gpu_problem(), "device");
 #endif
 }
 

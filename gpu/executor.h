@@ -16,6 +16,8 @@ class Communicator;
 /// GPUs that this program can use; 0 without CUDA, driver or device. The first call may take a
 /// second.
 [[nodiscard]] int32_t gpu_count();
+/// Why this program cannot use the current GPU, and what to do; empty when it can.
+[[nodiscard]] std::string gpu_problem();
 
 enum class DeviceKind : uint8_t { kCpu, kCuda, kSim };
 
@@ -29,7 +31,8 @@ struct ExecutorOptions {
   int32_t max_rows = 64;                   // running sequences
   int32_t max_step_tokens = 512;           // prefill chunk + decodes of one step
   int32_t max_context = 0;                 // CUDA: longest sequence, 0 = the model's
-  bool fp8_weights = false;                // CUDA: e4m3, else bf16
+  bool stored_weights = false;             // CUDA: as the checkpoint has them, e4m3 or else bf16
+  bool fp8_weights = false;                // CUDA, when not as stored: e4m3, else bf16
   bool fp8_kv = false;                     // CUDA: e4m3, else bf16
   bool dummy_weights = false;              // CUDA: random weights made on the device
   std::string tune_file;                   // CUDA: autotune table, empty = none

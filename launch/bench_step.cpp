@@ -2,8 +2,8 @@
 
 #include "gpu/cuda/device.h"
 #include "gpu/cuda/executor.h"
-#include "gpu/model/rope.h"
-#include "gpu/sim/model_shapes.h"
+#include "launch/bench_device.h"
+#include "nccl/communicators.h"
 
 #include <algorithm>
 #include <chrono>
@@ -25,7 +25,7 @@ constexpr const char* kUsage =
     "  [--kv bf16|fp8] [--rows 1,16,64] [--context 512,1024] [--prefill 512,2048]\n"
     "  [--saturate REQUESTS,IN,OUT] [--tp N (one rank's share, collectives left out)]\n"
     "  [--max-rows N] [--step-tokens N] [--max-context N] [--kv-tokens N] [--steps N]\n"
-    "  [--tune-file F] [--eager] [--no-tune]";
+    "  [--tune-file F] [--eager] [--no-tune] [--retune (use no shipped table)]";
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -44,16 +44,6 @@ class ShapeOnly final : public Checkpoint {
   ModelConfig config_;
 };
 
-/// A built-in shape comes without rotary frequencies and with a longer context than steps need.
-Result<ModelConfig> find_model(const std::string& name) {
-  auto found = find_model_shape(name);
-  if (!found || !found->rope.inverse_frequency.empty()) return found;
-  ModelConfig& c = *found;
-  c.max_context = std::min(c.max_context, 8192);
-  if (const Status s = resolve_rope(c.rope, c.head_dim, 500000.0, {}); !s) return s.error();
-  return found;
-}
-
 struct Options {
   int32_t tp = 1;  // ranks that share the model, here or not
   std::string model = "llama-3-8b";
@@ -66,16 +56,9 @@ struct Options {
   cuda::Variant variant;
 };
 
-/// The device's limits as measured (bytes/s, bf16 and fp8 FLOP/s).
-struct Limits {
-  double bandwidth = 4.54e12;
-  double bf16 = 790e12;
-  double fp8 = 1450e12;
-};
-
 class Bench {
  public:
-  Bench(const Options& options, ModelConfig config, Executor& executor, const Limits& limits)
+  Bench(const Options& options, ModelConfig config, Executor& executor, const DeviceLimits& limits)
       : options_(options), config_(std::move(config)), executor_(executor), limits_(limits) {
     std::vector<int32_t> all(static_cast<size_t>(executor.n_slots()));
     std::iota(all.begin(), all.end(), 0);
@@ -140,7 +123,7 @@ class Bench {
     const double attention = n * attention_flops(n / 2.0);
     const double gemm = n * (flops_per_token() - head_flops()) + head_flops();
     const double peak = options_.executor.fp8_weights ? limits_.fp8 : limits_.bf16;
-    report(1, 0, n, weight_bytes(), gemm / peak + attention / limits_.bf16, median(us, 1));
+    report(0, 0, n, weight_bytes(), gemm / peak + attention / limits_.bf16, median(us, 1));
   }
 
   /// All requests at once: as many rows as there are, prefill in the budget that decodes leave.
@@ -335,7 +318,7 @@ class Bench {
   const Options& options_;
   ModelConfig config_;
   Executor& executor_;
-  Limits limits_;
+  DeviceLimits limits_;
   std::vector<int32_t> free_;
   uint64_t step_ = 0;
   int n_failed_ = 0;
@@ -360,6 +343,10 @@ bool parse(int argc, char** argv, Options& o) {
     const std::string arg = argv[i];
     if (arg == "--eager") {
       o.variant.graphs = false;
+      continue;
+    }
+    if (arg == "--retune") {
+      o.variant.shipped_tune = false;
       continue;
     }
     if (arg == "--no-tune") {
@@ -410,7 +397,7 @@ int run(int argc, char** argv, Communicator& communicator, int32_t device_index)
     std::fprintf(stderr, "%s\n", kUsage);
     return 2;
   }
-  const Result<ModelConfig> config = find_model(options.model);
+  const Result<ModelConfig> config = find_bench_model(options.model);
   if (!config) {
     std::fprintf(stderr, "%s\n", config.error().message.c_str());
     return 2;
@@ -428,8 +415,7 @@ int run(int argc, char** argv, Communicator& communicator, int32_t device_index)
   cudaDeviceProp device = {};
   TROUPE_CUDA(cudaGetDeviceProperties(&device, device_index));
   const std::string name = device.name;
-  Limits limits;
-  if (name.find("H200") == std::string::npos) limits.bandwidth = 3.0e12;
+  const DeviceLimits limits = DeviceLimits::of(name);
   const Executor::Memory memory = (*made)->memory();
   std::printf(
       "{\"bench\":\"start\",\"device\":\"%s\",\"model\":\"%s\",\"seconds\":%.2f,"

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "gpu/base/result.h"
+#include "launch/exit_code.h"
 #include "launch/join_info.h"
 #include "launch/mpi_session.h"
 #include "launch/options.h"
@@ -13,11 +14,6 @@ class logger;
 }
 
 namespace troupe {
-
-constexpr int kExitOk = 0;
-constexpr int kExitFailed = 1;
-constexpr int kExitStart = 2;     // bad options, or the service could not start
-constexpr int kExitGivenUp = 75;  // EX_TEMPFAIL: a replica fails again and again
 
 int serve(const ServeCommand& command, const Options& options);
 /// `mpirun -n N troupe serve`: process 0 is gateway and rank 0, nothing is restarted.

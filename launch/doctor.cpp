@@ -141,7 +141,7 @@ int doctor(const DoctorCommand& command, const Options& options) {
   } else if (gpus > 0) {
     report.good("GPU", std::to_string(gpus) + " usable; " + driver);
   } else {
-    report.fact("GPU", driver + " (no GPU that this program can use, or built without CUDA)");
+    report.fact("GPU", driver + "; " + gpu_problem());
   }
   if (port_free(command.port)) {
     report.good("port", std::to_string(command.port) + " is free");

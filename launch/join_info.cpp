@@ -149,6 +149,7 @@ ExecutorOptions executor_options(const RankShape& shape, int32_t threads,
     options.sim_device = shape.device.substr(kSimPrefix.size());
     options.sim_model = shape.sim_model;
   }
+  options.stored_weights = shape.weights == "auto";
   options.fp8_weights = shape.weights == "fp8";
   options.fp8_kv = shape.kv == "fp8";
   options.dummy_weights = shape.dummy_weights;

@@ -1,5 +1,6 @@
 #include "gpu/executor.h"
 #ifdef TROUPE_WITH_CUDA
+#include "launch/bench_ops.h"
 #include "launch/bench_step.h"
 #include "launch/mpi_session.h"
 #include "nccl/communicators.h"
@@ -46,7 +47,9 @@ int run(const troupe::Options& options) {
     sigaddset(&stop, SIGTERM);
     sigaddset(&stop, SIGINT);
     pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-    const auto placed = place(*command, command->shape.device == "cpu" ? 0 : gpu_count());
+    const int32_t gpus = command->shape.device == "cpu" ? 0 : gpu_count();
+    const bool in_vain = command->shape.device == "cuda" && gpus == 0;
+    const auto placed = place(*command, gpus, in_vain ? gpu_problem() : "");
     if (!placed) {
       std::fprintf(stderr, "error: %s\n", placed.error().message.c_str());
       return kExitStart;
@@ -71,12 +74,16 @@ int run(const troupe::Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // The one command that has options of its own: a bench program that also stands alone.
-  if (argc > 2 && std::string_view(argv[1]) == "bench" && std::string_view(argv[2]) == "step") {
+  // Commands that have options of their own: bench programs that also stand alone.
+  const std::string_view bench =
+      argc > 2 && std::string_view(argv[1]) == "bench" ? argv[2] : std::string_view();
+  if (bench == "step" || bench == "ops") {
 #ifdef TROUPE_WITH_CUDA
-    return bench_step_ranks(argc - 2, argv + 2);
+    return bench == "step" ? bench_step_ranks(argc - 2, argv + 2)
+                           : troupe::bench_ops(argc - 2, argv + 2);
 #else
-    std::fprintf(stderr, "error: `bench step` needs a build with CUDA: cmake --preset cuda\n");
+    std::fprintf(stderr, "error: `bench %s` needs a build with CUDA: cmake --preset cuda\n",
+                 argv[2]);
     return troupe::kExitStart;
 #endif
   }

@@ -61,7 +61,7 @@ std::string device_known(const std::string& device) {
 
 void add_shape(CLI::App& app, RankShape& shape) {
   app.add_option("--device", shape.device,
-                 "auto, cpu, cuda or sim:NAME (modelled: h200, h100, a100, cpu); auto = GPUs when "
+                 "auto, cpu, cuda or sim:NAME (modelled: h200, h200-measured, h100, a100, cpu); auto = GPUs when "
                  "there are any")
       ->check(CLI::Validator(device_known, "", ""))
       ->capture_default_str();

@@ -45,7 +45,6 @@ Status place_on_gpus(ServeCommand& command, int32_t gpus) {
   if (shape.exact) return refuse("--exact", "--exact is for the CPU; use --device cpu");
   shape.device = "cuda";
   if (shape.kv == "auto") shape.kv = "bf16";
-  if (shape.weights == "auto") shape.weights = "bf16";
   if (command.in_process && command.tp > 1) {
     return refuse("--in-process",
                   "--in-process has one rank a replica on GPUs: leave --tp or it out");
@@ -82,13 +81,15 @@ Status place_on_model(ServeCommand& command) {
 
 }  // namespace
 
-Result<ServeCommand> place(const ServeCommand& command, int32_t gpus) {
+Result<ServeCommand> place(const ServeCommand& command, int32_t gpus,
+                           const std::string& gpu_problem) {
   ServeCommand placed = command;
   const std::string& device = command.shape.device;
   if (device == "cuda" && gpus == 0 && command.hostfile.empty()) {
-    return refuse("--device",
-                  "no GPU that this program can use (or it was built without CUDA); "
-                  "see `troupe doctor`, or use --device cpu");
+    return refuse("--device", gpu_problem.empty()
+                                  ? "no GPU that this program can use; see `troupe doctor`, or use "
+                                    "--device cpu"
+                                  : gpu_problem);
   }
   const bool on_gpus = device == "cuda" || (device == "auto" && gpus > 0);
   const bool modelled = device.starts_with(kSimPrefix);

@@ -90,7 +90,7 @@ int rank(const RankCommand& command, const Options& options) {
     } else {
       logger->error("error: {}", error.message);
     }
-    MpiSession::abort(error.code == ErrorCode::kUnavailable ? kExitFailed : kExitStart);
+    MpiSession::abort(rank_exit_code(error.code));
   };
   std::set_terminate(end_in_one_line);
   if (options.environment.mpi_size > 0 && !die_with_parent()) return kExitFailed;

@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
+#include <span>
 #include <sstream>
 
 namespace troupe {
@@ -28,8 +29,19 @@ int failed(const Error& error) {
 }
 
 /// What a step table can tell apart: the terms that its steps have.
-std::vector<std::string> default_terms(const std::vector<MeasuredStep>& steps) {
+std::vector<std::string> default_terms(const std::vector<MeasuredStep>& steps,
+                                       const std::vector<MeasuredOp>& ops) {
   bool bf16 = false, fp8 = false, kv = false, large = false, prefill = false, many = false;
+  bool activation = false;
+  for (const MeasuredOp& op : ops) {
+    const bool gemm = op.kind == MeasuredOp::Kind::kGemm;
+    fp8 = fp8 || (gemm && op.type == SimType::kFp8);
+    bf16 = bf16 || (gemm && op.type == SimType::kBf16);
+    large = large || (gemm && op.tokens >= 512);
+    kv = kv || op.kind == MeasuredOp::Kind::kDecodeAttention;
+    prefill = prefill || op.kind == MeasuredOp::Kind::kPrefillAttention;
+    activation = activation || op.kind == MeasuredOp::Kind::kActivation;
+  }
   for (const MeasuredStep& s : steps) {
     (s.weights == SimType::kFp8 ? fp8 : bf16) = true;
     kv = kv || s.work.kv_tokens > 0;
@@ -37,10 +49,12 @@ std::vector<std::string> default_terms(const std::vector<MeasuredStep>& steps) {
     prefill = prefill || s.work.score_pairs > 1e6;
     many = many || s.tp > 1;
   }
-  std::vector<std::string> terms = {"layer_overhead_us"};
+  std::vector<std::string> terms;
   const auto add = [&terms](bool wanted, const char* name) {
     if (wanted) terms.emplace_back(name);
   };
+  add(!steps.empty(), "layer_overhead_us");
+  add(activation, "activation_bytes_per_s");
   add(bf16, "weight_bytes_per_s_bf16");
   add(fp8, "weight_bytes_per_s_fp8");
   add(bf16 && large, "gemm_flops_bf16");
@@ -65,28 +79,43 @@ int fit(const SimulateCommand& command, const DeviceCoefficients& start) {
   if (!text) return failed(text.error());
   const auto steps = parse_step_table(*text, command.fit);
   if (!steps) return failed(steps.error());
+  const auto ops = parse_op_table(*text, command.fit);
+  if (!ops) return failed(ops.error());
+  if (steps->empty() && ops->empty()) {
+    return failed(fail(ErrorCode::kInvalidArgument,
+                       command.fit + ": nothing measured; make it with troupe bench step and "
+                                     "troupe bench ops --json",
+                       "--fit"));
+  }
   const auto terms =
-      command.fit_terms.empty() ? default_terms(*steps) : split_commas(command.fit_terms);
-  const auto errors = [&steps](const DeviceCoefficients& device) {
+      command.fit_terms.empty() ? default_terms(*steps, *ops) : split_commas(command.fit_terms);
+  const auto errors = [&](const DeviceCoefficients& device) {
     std::vector<double> out;
     for (const MeasuredStep& step : *steps) {
       const auto ms = predict_ms(step, device);
       out.push_back(std::log(ms.ok() ? *ms / step.ms : 1e9));
     }
+    for (const MeasuredOp& op : *ops) out.push_back(std::log(predict_us(op, device) / op.us));
     return out;
   };
   const auto fitted = fit_coefficients(start, terms, errors);
   if (!fitted) return failed(fitted.error());
-  double worst = 0;
-  double sum = 0;
-  for (const double e : errors(*fitted)) {
-    worst = std::max(worst, std::abs(e));
-    sum += std::abs(e);
-  }
   std::fputs(to_json(*fitted).c_str(), stdout);
-  std::fprintf(stderr,
-               "%zu steps: error %.1f %% on average, %.1f %% at most; fitted:", steps->size(),
-               100 * sum / static_cast<double>(steps->size()), 100 * worst);
+  const std::vector<double> all = errors(*fitted);
+  const auto report = [](const char* what, std::span<const double> errors_of) {
+    if (errors_of.empty()) return;
+    double worst = 0;
+    double sum = 0;
+    for (const double e : errors_of) {
+      worst = std::max(worst, std::abs(e));
+      sum += std::abs(e);
+    }
+    std::fprintf(stderr, "%zu %s: error %.1f %% on average, %.1f %% at most; ", errors_of.size(),
+                 what, 100 * sum / static_cast<double>(errors_of.size()), 100 * worst);
+  };
+  report("steps", std::span(all).first(steps->size()));
+  report("operations", std::span(all).subspan(steps->size()));
+  std::fprintf(stderr, "fitted:");
   for (const std::string& term : terms) std::fprintf(stderr, " %s", term.c_str());
   std::fputs("\n", stderr);
   return kExitOk;

@@ -12,7 +12,7 @@ void add_simulate(CLI::App& app, SimulateCommand& simulate) {
   app.add_option("--model", simulate.model,
                  "Built-in name (llama-3-70b, qwen3-32b, ...), config.json or GGUF file")
       ->capture_default_str();
-  app.add_option("--gpu", simulate.gpu, "Modelled device: h200, h100, a100 or cpu")
+  app.add_option("--gpu", simulate.gpu, "Modelled device: h200, h200-measured, h100, a100 or cpu")
       ->capture_default_str();
   app.add_option("--coefficients", simulate.coefficients, "Coefficient file instead of --gpu");
   app.add_option("--count", simulate.count, "Devices")
@@ -64,7 +64,7 @@ void add_simulate(CLI::App& app, SimulateCommand& simulate) {
   app.add_option("--svg", simulate.svg, "Write a plot to this file");
   app.add_option("--record", simulate.record, "Write the router's log to this file (one --tp)");
   app.add_option("--fit", simulate.fit,
-                 "Step table of troupe bench step: print coefficients fitted to it, starting from "
+                 "Table of troupe bench step and bench ops --json: print coefficients fitted to it, starting from "
                  "--gpu or --coefficients");
   app.add_option("--fit-terms", simulate.fit_terms, "Coefficients to fit, comma-separated");
 }

@@ -20,6 +20,7 @@ enum class ErrorCode {
   kBadModel,               // a model file is malformed, incomplete or of an unknown kind
   kIo,                     // the operating system said no
   kOutOfMemory,            // with the numbers in the message
+  kDeviceFailed,           // a rank's device or its peers failed in a step
   kInternal,               // a replica failed in a way that recovery did not cover
 };
 

@@ -11,49 +11,77 @@
 namespace troupe::cuda {
 namespace {
 
-Error unusable(std::string why) {
-  return fail(ErrorCode::kInvalidArgument, std::move(why) + ", or use --device cpu", "device");
+// Prefill attention and the multiplies for few tokens use instructions of 9.0a.
+constexpr int kComputeMajor = 9;
+
+std::string version(int cuda) {
+  return std::to_string(cuda / 1000) + "." + std::to_string(cuda % 1000 / 10);
 }
 
 std::string mib(size_t bytes) { return mebibytes(static_cast<int64_t>(bytes)); }
 
 }  // namespace
 
+std::string device_problem(const DeviceFacts& f) {
+  constexpr const char* kElse = ", or use --device cpu";
+  if (f.driver == 0) return std::string("there is no NVIDIA driver; install one") + kElse;
+  if (f.found == cudaErrorInsufficientDriver || f.driver / 1000 < f.runtime / 1000)
+    return "the NVIDIA driver knows CUDA " + version(f.driver) + ", this program needs " +
+           version(f.runtime) + "; update the driver" + kElse;
+  if (f.found == cudaErrorNoDevice || (f.found == cudaSuccess && f.count == 0))
+    return std::string("no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES") +
+           kElse;
+  if (f.found != cudaSuccess)
+    return std::string("the GPU does not answer (") + cudaGetErrorString(f.found) +
+           "); check nvidia-smi" + kElse;
+  const std::string gpu = f.name + " (compute capability " + std::to_string(f.major) + "." +
+                          std::to_string(f.minor) + ")";
+  if (f.major != kComputeMajor)
+    return "the GPU is a " + gpu + ", but there are kernels for 9.0 (Hopper) only; use another" +
+           kElse;
+  if (!f.has_kernels)
+    return "this program has no code for the " + gpu +
+           "; build it with -DCMAKE_CUDA_ARCHITECTURES=90a" + kElse;
+  return "";
+}
+
 Result<DeviceInfo> use_device(int32_t index) {
-  int count = 0;
-  const cudaError_t found = cudaGetDeviceCount(&count);
-  int driver = 0;
-  if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
-    return unusable("there is no NVIDIA driver; install one");
-  if (found == cudaErrorInsufficientDriver)
-    return unusable("the NVIDIA driver is older than CUDA " +
-                    std::to_string(CUDART_VERSION / 1000) + "." +
-                    std::to_string(CUDART_VERSION % 1000 / 10) + " needs; update it");
-  if (found == cudaErrorNoDevice || (found == cudaSuccess && count == 0))
-    return unusable("no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES");
-  if (found != cudaSuccess)
-    return unusable(std::string("the GPU does not answer (") + cudaGetErrorString(found) +
-                    "); check nvidia-smi");
-  if (index < 0 || index >= count)
-    return unusable("this rank would need GPU " + std::to_string(index) +
-                    " of this host, which has " + std::to_string(count) +
-                    "; start fewer ranks on it");
-  TROUPE_CUDA(cudaSetDevice(index));
-  cudaDeviceProp properties = {};
-  TROUPE_CUDA(cudaGetDeviceProperties(&properties, index));
-  const std::string name = std::string(properties.name) + " (compute capability " +
-                           std::to_string(properties.major) + "." +
-                           std::to_string(properties.minor) + ")";
-  if (properties.major < 8)
-    return unusable("the GPU is a " + name + "; 8.0 or later is needed, use another");
-  if (!has_kernels())
-    return unusable("this program has no code for the " + name +
-                    "; build it with -DCMAKE_CUDA_ARCHITECTURES=" +
-                    std::to_string(properties.major) + std::to_string(properties.minor));
+  DeviceFacts facts;
+  facts.runtime = CUDART_VERSION;
+  facts.found = cudaGetDeviceCount(&facts.count);
+  if (cudaDriverGetVersion(&facts.driver) != cudaSuccess) facts.driver = 0;
+  if (facts.found == cudaSuccess && facts.count > 0) {
+    if (index < 0 || index >= facts.count)
+      return unusable("this rank would need GPU " + std::to_string(index) +
+                      " of this host, which has " + std::to_string(facts.count) +
+                      "; start fewer ranks on it");
+    TROUPE_CUDA(cudaSetDevice(index));
+    cudaDeviceProp properties = {};
+    TROUPE_CUDA(cudaGetDeviceProperties(&properties, index));
+    facts.name = properties.name;
+    facts.major = properties.major;
+    facts.minor = properties.minor;
+    facts.has_kernels = has_kernels();
+  }
+  if (std::string problem = device_problem(facts); !problem.empty())
+    return unusable(std::move(problem));
   DeviceInfo info;
-  info.name = properties.name;
+  info.name = facts.name;
   TROUPE_CUDA(cudaMemGetInfo(&info.free_bytes, &info.total_bytes));
   return info;
+}
+
+int32_t usable_gpus() {
+  int count = 0;
+  int32_t usable = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) return 0;
+  for (int i = 0; i < count; ++i) {
+    int major = 0;
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i) == cudaSuccess &&
+        major == kComputeMajor)
+      ++usable;
+  }
+  return usable;
 }
 
 Status check_model(const ModelConfig& c, const Shard& s, int32_t n_ranks) {
@@ -98,10 +126,26 @@ Status check_fit(const DeviceInfo& device, const DeviceNeed& need, int32_t n_slo
                      ", KV " + mib(kv) + ", workspace " + mib(need.workspace) + ", reserve " +
                      mib(margin) + "), the " + device.name + " has " + mib(device.free_bytes) +
                      " free of " + mib(device.total_bytes) + "; ";
-  const size_t left = device.free_bytes > fixed ? device.free_bytes - fixed : 0;
-  const size_t fitting = left / std::max<size_t>(1, need.kv_per_slot);
-  text += fitting > 1 ? "lower --kv-tokens to at most " + std::to_string(fitting - 1)
-                      : "the weights do not fit: quantise them to fp8 or spread them over GPUs";
+  const auto slots_beside = [&](size_t weights) -> size_t {
+    const size_t taken = weights + need.workspace + margin;
+    return taken < device.free_bytes
+               ? (device.free_bytes - taken) / std::max<size_t>(1, need.kv_per_slot)
+               : 0;
+  };
+  const size_t beside_fp8 = need.weights_fp8 > 0 ? slots_beside(need.weights_fp8) : 0;
+  if (slots_beside(need.weights) > 1) {
+    text += "lower --kv-tokens to at most " + std::to_string(slots_beside(need.weights) - 1);
+  } else if (beside_fp8 > 1) {
+    text += "--weights fp8 takes " + mib(need.weights_fp8) + " for them and leaves room for " +
+            std::to_string(beside_fp8 - 1) + " KV tokens";
+  } else {
+    const size_t room = device.free_bytes - std::min(device.free_bytes, need.workspace + margin);
+    const size_t least = need.weights_fp8 > 0 ? need.weights_fp8 : need.weights;
+    text += room > 0
+                ? "spread the weights over " + std::to_string(least / room + 1) +
+                      " GPUs or more with --tp" + (need.weights_fp8 > 0 ? " and --weights fp8" : "")
+                : "free memory on the GPU first";
+  }
   return fail(ErrorCode::kOutOfMemory, std::move(text), "kv_tokens");
 }
 

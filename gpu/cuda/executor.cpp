@@ -22,6 +22,8 @@ namespace {
 
 /// A slice of the down matrix may begin at any multiple of this.
 constexpr int64_t kFfnBlock = 32;
+/// Taken while the rank is made: kernels, the libraries' own and the plans of attention.
+constexpr size_t kLoadedLater = size_t{192} << 20;
 
 template <class T>
 std::vector<T> gather(const T& mine, Communicator& communicator) {
@@ -116,7 +118,7 @@ Status CudaExecutor::make_pool(int32_t n_slots) {
                   "kv_tokens");
     const Result<DeviceInfo> now = use_device(options_.device_index);
     if (!now) return now.error();
-    return check_fit(*now, {0, 0, per_slot}, std::max(n_slots, 1));
+    return check_fit(*now, {0, 0, 0, per_slot}, std::max(n_slots, 1));
   }
   if (n_slots == 0) {  // more than all rows can use would be waste
     const int64_t usable = int64_t{l.max_rows} * l.max_context;
@@ -158,6 +160,7 @@ void CudaExecutor::tune(const std::string& table) {
   const bool in_turn = communicator_.size() > 1 && !table.empty();
   if (in_turn && communicator_.rank() != 0) gather(0, communicator_);
   if (!table.empty()) model_.linear().load_table(table);
+  if (variant_.shipped_tune) model_.linear().load_shipped_table();
   for (const int32_t n : buckets_) model_.tune(n, n, stream_.get());
   // Under load most steps with prefill are as large as they may be.
   const int32_t largest = state_.limits().max_tokens;
@@ -205,16 +208,23 @@ Result<std::unique_ptr<CudaExecutor>> load_share(const Checkpoint& checkpoint,
   const Shard shard = make_shard(config, kFfnBlock, communicator.rank(), n_shares);
   if (const Status fits = check_model(config, shard, n_shares); !fits) return fits.error();
 
-  const WeightFormat format = options.fp8_weights ? WeightFormat::kFp8 : WeightFormat::kBf16;
+  const Result<WeightFormat> stored = options.stored_weights ? stored_format(checkpoint)
+                                      : options.fp8_weights  ? WeightFormat::kFp8
+                                                             : WeightFormat::kBf16;
+  if (!stored) return stored.error();
+  const WeightFormat format = *stored;
   const AttentionShape shape = Llama::attention_shape(config, shard);
   const Llama::Limits limits = CudaExecutor::limits(config, options, variant);
   DeviceNeed need;
   need.weights = Weights::bytes(config, shard, format);
+  if (format == WeightFormat::kBf16)
+    need.weights_fp8 = Weights::bytes(config, shard, WeightFormat::kFp8);
   need.workspace = Llama::activation_bytes(config, shard, limits, n_ranks) +
                    StepState::device_bytes(
                        CudaExecutor::state_limits(config, shard, options, variant, n_ranks)) +
                    Sampler::device_bytes(options.max_rows) + Llama::kLinearWorkspace +
-                   PrefillAttention::device_bytes(shape, limits.max_tokens, limits.max_context);
+                   PrefillAttention::device_bytes(shape, limits.max_tokens, limits.max_context) +
+                   kLoadedLater;
   need.kv_per_slot = KvPool::bytes_per_slot(config.n_layers, shape,
                                             options.fp8_kv ? KvFormat::kFp8 : KvFormat::kBf16);
   const int32_t least_slots = options.n_slots > 0 ? options.n_slots : limits.max_tokens;

@@ -159,6 +159,11 @@ void Linear::load_table(const std::string& path) {
   impl_->chosen.clear();
 }
 
+void Linear::load_shipped_table() {
+  impl_->table.merge(shipped_tune_table(TuneKey::of_current_device()));
+  impl_->chosen.clear();
+}
+
 void Linear::save_table(const std::string& path) const {
   write_tune_table(path, TuneKey::of_current_device(), impl_->table);
 }

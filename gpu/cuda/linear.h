@@ -52,6 +52,8 @@ class Linear {
   /// Reads or writes the autotune table (JSON lines; keyed by GPU, library versions and shape). A
   /// missing, foreign or damaged file is ignored, what it lacks is timed again.
   void load_table(const std::string& path);
+  /// Adds what the program was built with for this GPU; what load_table() read goes first.
+  void load_shipped_table();
   void save_table(const std::string& path) const;
   /// Chooses the kernel for this shape, cuBLASLt's or an own one for few tokens
   /// (gpu/cuda/linear_stream.h): the one with which `time(n)` is least, the median of n durations

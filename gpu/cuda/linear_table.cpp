@@ -81,7 +81,8 @@ json head_of(const TuneKey& key) {
 
 bool is_of(const Line& line, const TuneKey& key) {
   return line.text("gpu") == key.gpu && line.number("sms") == key.sms &&
-         line.number("driver") == key.driver && line.number("cublaslt") == key.cublaslt;
+         (key.driver == 0 || line.number("driver") == key.driver) &&
+         line.number("cublaslt") == key.cublaslt;
 }
 
 std::optional<GemmShape> shape_of(const Line& line) {
@@ -127,9 +128,13 @@ TuneKey TuneKey::of_current_device() {
 }
 
 TuneTable read_tune_table(const std::string& path, const TuneKey& key) {
-  TuneTable table;
   std::ifstream file(path);
-  for (std::string text; std::getline(file, text);) {
+  return read_tune_table(file, key);
+}
+
+TuneTable read_tune_table(std::istream& lines, const TuneKey& key) {
+  TuneTable table;
+  for (std::string text; std::getline(lines, text);) {
     if (text.size() > kLongestLine) continue;
     const Line line(text);
     if (!is_of(line, key)) continue;

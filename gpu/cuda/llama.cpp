@@ -133,7 +133,10 @@ void Llama::forward(const StepInput& input, const KvPool& kv, cudaStream_t strea
   int32_t n = input.n_tokens;
   for (int32_t i = 0; i < config_.n_layers; ++i) {
     const LayerWeights& w = weights_->layer(i);
-    attend(w, input, kv.layer(i), stream);
+    KvLayer pool = kv.layer(i);
+    pool.k_scale = w.k_scale;  // say nothing to a bf16 pool
+    pool.v_scale = w.v_scale;
+    attend(w, input, pool, stream);
     const bool last = i + 1 == config_.n_layers;
     if (last && input.sampled != nullptr) {
       // K and V of all tokens are stored; only tokens that sample go on from here.

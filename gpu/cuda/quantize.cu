@@ -1,4 +1,5 @@
 #include "gpu/cuda/device.h"
+#include "gpu/cuda/launch.cuh"
 #include "gpu/cuda/linear.h"
 #include "gpu/cuda/quantize.h"
 
@@ -10,10 +11,6 @@ namespace {
 
 constexpr float kLargestE4m3 = 448.0F;
 constexpr int kVector = 8;  // bf16 values of one 16-byte load
-
-struct alignas(16) Bf16x8 {
-  __nv_bfloat162 pair[4];
-};
 
 __device__ float largest_of_block(float value) {
   __shared__ float warp_largest[32];
@@ -55,8 +52,8 @@ __device__ float largest_of(const Bf16x8& v) {
 template <int kHeld>
 __global__ void quantize_kernel(uint8_t* codes, float* scale, const __nv_bfloat16* x,
                                 int64_t cols) {
-  asm volatile("griddepcontrol.launch_dependents;");
-  asm volatile("griddepcontrol.wait;" ::: "memory");
+  release_downstream();
+  wait_for_upstream();
   const int64_t row = blockIdx.x;
   const auto* in = reinterpret_cast<const Bf16x8*>(x + row * cols);
   auto* out = reinterpret_cast<uint64_t*>(codes + row * cols);

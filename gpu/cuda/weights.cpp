@@ -4,6 +4,7 @@
 #include "gpu/cuda/quantize.h"
 #include "gpu/cuda/weights_loader.h"
 #include "gpu/cuda/weights_plan.h"
+#include "gpu/quant/dequantize.h"
 
 #include <algorithm>
 #include <string>
@@ -76,9 +77,22 @@ Status check_widths(const WeightsPlan& plan) {
 
 }  // namespace
 
-WeightFormat stored_format(const Checkpoint& checkpoint) {
-  const TensorView* q = checkpoint.find("layers.0.self_attn.q_proj.weight");
-  return q != nullptr && q->dtype == DType::kF8E4M3 ? WeightFormat::kFp8 : WeightFormat::kBf16;
+Result<WeightFormat> stored_format(const Checkpoint& checkpoint) {
+  const Result<bool> e4m3 = has_e4m3_layers(checkpoint);
+  if (!e4m3) return e4m3.error();
+  return *e4m3 ? WeightFormat::kFp8 : WeightFormat::kBf16;
+}
+
+void Weights::read_kv_scales(const Checkpoint& checkpoint) {
+  const auto read = [&](size_t layer, const char* which, float& scale) {
+    const TensorView* t =
+        checkpoint.find("layers." + std::to_string(layer) + ".self_attn." + which);
+    if (t != nullptr) dequantize_row(t->dtype, t->data, 0, 1, &scale);
+  };
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    read(i, "k_scale", layers_[i].k_scale);
+    read(i, "v_scale", layers_[i].v_scale);
+  }
 }
 
 size_t Weights::bytes(const ModelConfig& config, const Shard& shard, WeightFormat format,
@@ -132,7 +146,9 @@ Result<std::unique_ptr<Weights>> Weights::load(const Checkpoint& checkpoint, con
   if (!memory) return memory.error();
   const Status status = load_weights(checkpoint, plan, memory->data(), n_threads);
   if (!status) return status.error();
-  return lay_out(plan, std::move(memory).value());
+  std::unique_ptr<Weights> out = lay_out(plan, std::move(memory).value());
+  out->read_kv_scales(checkpoint);
+  return out;
 }
 
 Result<std::unique_ptr<Weights>> Weights::random(const ModelConfig& config, const Shard& shard,

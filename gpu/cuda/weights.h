@@ -29,6 +29,8 @@ struct LayerWeights {
   const __nv_bfloat16* post_norm = nullptr;   // [hidden]
   Weight gate_up;                             // [gate | up rows of this rank, hidden]
   Weight down;                                // [hidden, MLP columns of this rank]
+  float k_scale = 1.0F;                       // of an e4m3 KV cache, see KvLayer
+  float v_scale = 1.0F;
 };
 
 /// One rank's share of a model in device memory, in one allocation. Norms, biases, embedding and
@@ -66,6 +68,7 @@ class Weights {
  private:
   Weights() = default;
   static std::unique_ptr<Weights> lay_out(const WeightsPlan& plan, DeviceBuffer<std::byte> memory);
+  void read_kv_scales(const Checkpoint& checkpoint);
 
   DeviceBuffer<std::byte> memory_;
   std::vector<LayerWeights> layers_;
@@ -74,7 +77,8 @@ class Weights {
   Weight head_;
 };
 
-/// The format that the checkpoint's own matrices come in: fp8 for e4m3 checkpoints, else bf16.
-WeightFormat stored_format(const Checkpoint& checkpoint);
+/// The format that the checkpoint's own matrices come in: fp8 for e4m3 checkpoints, else bf16;
+/// kBadModel for a mix.
+Result<WeightFormat> stored_format(const Checkpoint& checkpoint);
 
 }  // namespace troupe::cuda

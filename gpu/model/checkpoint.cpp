@@ -1,5 +1,6 @@
 #include "gpu/model/checkpoint.h"
 
+#include "gpu/model/checkpoint_checks.h"
 #include "gpu/model/checkpoint_names.h"
 #include "gpu/model/config_sources.h"
 #include "gpu/model/gguf.h"
@@ -10,7 +11,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
-#include <set>
 #include <utility>
 #include <vector>
 
@@ -18,95 +18,6 @@ namespace troupe {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// A tensor and the file it lies in, for messages.
-struct Stored {
-  TensorView view;
-  std::string file;
-};
-using StoredTensors = std::map<std::string, Stored, std::less<>>;
-
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string out = "[";
-  for (size_t i = 0; i < shape.size(); ++i) {
-    out += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  }
-  return out + "]";
-}
-
-Error bad_tensor(const std::string& file, const std::string& name, const std::string& what) {
-  return fail(ErrorCode::kBadModel, file + ": tensor '" + printable(name) + "' " + what);
-}
-
-/// "layers.3.mlp.up_proj.weight" -> "layers.3.mlp.up_proj.weight_scale".
-std::string scale_name(const std::string& matrix) { return matrix + "_scale"; }
-
-/// An e4m3 matrix has a scale, one for all or one a row, as compressed-tensors and ModelOpt write
-/// it.
-Status check_scale(const StoredTensors& tensors, const Stored& matrix, const std::string& name) {
-  const auto it = tensors.find(scale_name(name));
-  if (it != tensors.end()) {
-    const TensorView& scale = it->second.view;
-    int64_t n = 1;
-    for (const int64_t d : scale.shape) n *= d;
-    const bool plain = block_elements(scale.dtype) == 1 && scale.dtype != DType::kF8E4M3;
-    if (plain && (n == 1 || n == matrix.view.rows())) return ok_status();
-  }
-  return bad_tensor(matrix.file, matrix.view.name,
-                    "has type F8_E4M3 but no weight_scale of one value or one a row");
-}
-
-/// Beside an e4m3 model's weights: scales of activations and of the KV cache. They are not used:
-/// activations get a scale per token as they come, the KV cache one of its own.
-bool is_unused_scale(std::string_view name) {
-  for (const std::string_view end :
-       {"_proj.input_scale", "_proj.output_scale", ".k_scale", ".v_scale", ".q_scale"}) {
-    if (name.ends_with(end)) return true;
-  }
-  return false;
-}
-
-/// Every tensor the config asks for is there with its shape and a usable type, and no tensor is
-/// there that the forward pass would silently leave out.
-Status check_tensors(const StoredTensors& tensors, const ModelConfig& config,
-                     const std::string& path, bool vectors_f32) {
-  std::set<std::string, std::less<>> known;
-  bool has_e4m3 = false;
-  for (ExpectedTensor& want : expected_tensors(config)) {
-    const auto it = tensors.find(want.name);
-    if (it == tensors.end()) {
-      return bad_tensor(path, want.name, "is missing: the model is incomplete, fetch it again");
-    }
-    const TensorView& view = it->second.view;
-    if (view.shape != want.shape) {
-      return bad_tensor(it->second.file, view.name,
-                        "has shape " + shape_text(view.shape) +
-                            ", but the configuration asks for " + shape_text(want.shape) +
-                            ": the files do not belong together");
-    }
-    const bool plain = block_elements(view.dtype) == 1 && view.dtype != DType::kF8E4M3;
-    if (view.shape.size() == 1 && (vectors_f32 ? view.dtype != DType::kF32 : !plain)) {
-      return bad_tensor(it->second.file, view.name,
-                        "has type " + std::string(to_string(view.dtype)) +
-                            ", a norm or bias must be F32: convert the model again");
-    }
-    if (view.dtype == DType::kF8E4M3) {
-      has_e4m3 = true;
-      if (Status status = check_scale(tensors, it->second, want.name); !status.ok()) return status;
-      known.insert(scale_name(want.name));
-    }
-    known.insert(std::move(want.name));
-  }
-  for (const auto& [name, stored] : tensors) {
-    const bool spare_head = config.tied_head && name == "lm_head.weight";
-    if (known.count(name) == 0 && !spare_head && !(has_e4m3 && is_unused_scale(name))) {
-      return bad_tensor(stored.file, stored.view.name,
-                        "is not part of a " + config.architecture +
-                            " model as supported here: leaving it out would change the answers");
-    }
-  }
-  return ok_status();
-}
 
 class LoadedCheckpoint final : public Checkpoint {
  public:
@@ -263,6 +174,26 @@ Result<std::unique_ptr<Checkpoint>> LoadedCheckpoint::from_hf(const std::string&
 }
 
 }  // namespace
+
+Result<bool> has_e4m3_layers(const Checkpoint& checkpoint) {
+  const TensorView* plain = nullptr;
+  const TensorView* e4m3 = nullptr;
+  for (int32_t i = 0; i < checkpoint.config().n_layers; ++i) {
+    for (const char* name : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                             "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}) {
+      const TensorView* t = checkpoint.find("layers." + std::to_string(i) + "." + name + ".weight");
+      if (t == nullptr) continue;
+      const TensorView*& kind = t->dtype == DType::kF8E4M3 ? e4m3 : plain;
+      if (kind == nullptr) kind = t;
+    }
+  }
+  if (plain == nullptr || e4m3 == nullptr) return e4m3 != nullptr;
+  return fail(ErrorCode::kBadModel,
+              checkpoint.path() + ": tensor '" + printable(plain->name) + "' has type " +
+                  std::string(to_string(plain->dtype)) + ", but '" + printable(e4m3->name) +
+                  "' F8_E4M3: choose --weights bf16, or --weights fp8 to quantise the rest too",
+              "weights");
+}
 
 Result<std::unique_ptr<Checkpoint>> Checkpoint::open(const std::string& path) {
   if (path.empty()) {

@@ -28,10 +28,16 @@ class Checkpoint {
   /// "...k_proj", "...v_proj", "...o_proj", "...q_norm.weight", "...k_norm.weight",
   /// "layers.3.mlp.gate_proj.weight", "up_proj", "down_proj", "layers.3.input_layernorm.weight",
   /// "layers.3.post_attention_layernorm.weight", "norm.weight", "lm_head.weight". A matrix
-  /// "X.weight" in F8_E4M3 comes with "X.weight_scale": one value, or one a row.
+  /// "X.weight" in F8_E4M3 comes with "X.weight_scale": one value, or one a row. A checkpoint for
+  /// an e4m3 KV cache may have "layers.3.self_attn.k_scale" and "v_scale": value = code * scale.
+  /// All scales are finite and positive.
   [[nodiscard]] virtual const TensorView* find(std::string_view canonical_name) const = 0;
   /// Where the tokenizer and the chat template live: the GGUF file, or null for a directory.
   [[nodiscard]] virtual const GgufFile* gguf() const = 0;
 };
+
+/// Whether the matrices of the layers are e4m3: all or none. kBadModel names one of each kind where
+/// they are mixed, because then no format is that of the checkpoint.
+Result<bool> has_e4m3_layers(const Checkpoint& checkpoint);
 
 }  // namespace troupe

@@ -4,7 +4,7 @@ namespace troupe {
 namespace {
 
 struct NamePair {
-  std::string_view gguf;
+  std::string_view stored;
   std::string_view canonical;
 };
 constexpr NamePair kModelNames[] = {
@@ -27,6 +27,14 @@ constexpr NamePair kLayerNames[] = {
     {"ffn_gate.weight", "mlp.gate_proj.weight"},
     {"ffn_up.weight", "mlp.up_proj.weight"},
     {"ffn_down.weight", "mlp.down_proj.weight"},
+};
+
+// Scales of an fp8 KV cache: of ModelOpt, and of compressed-tensors before it named them itself.
+constexpr NamePair kKvScaleNames[] = {
+    {".k_proj.k_scale", ".k_scale"},
+    {".v_proj.v_scale", ".v_scale"},
+    {".k_proj.output_scale", ".k_scale"},
+    {".v_proj.output_scale", ".v_scale"},
 };
 
 }  // namespace
@@ -64,14 +72,14 @@ std::vector<ExpectedTensor> expected_tensors(const ModelConfig& c) {
 
 std::optional<std::string> canonical_from_gguf(std::string_view name) {
   for (const NamePair& pair : kModelNames) {
-    if (name == pair.gguf) return std::string(pair.canonical);
+    if (name == pair.stored) return std::string(pair.canonical);
   }
   if (!name.starts_with("blk.")) return std::nullopt;
   const size_t dot = name.find('.', 4);
   if (dot == std::string_view::npos) return std::nullopt;
   const std::string_view rest = name.substr(dot + 1);
   for (const NamePair& pair : kLayerNames) {
-    if (rest == pair.gguf) {
+    if (rest == pair.stored) {
       return "layers." + std::string(name.substr(4, dot - 4)) + "." + std::string(pair.canonical);
     }
   }
@@ -80,6 +88,11 @@ std::optional<std::string> canonical_from_gguf(std::string_view name) {
 
 std::string canonical_from_hf(std::string_view name) {
   if (name.starts_with("model.")) name.remove_prefix(6);
+  for (const NamePair& pair : kKvScaleNames) {
+    if (!name.ends_with(pair.stored)) continue;
+    return std::string(name.substr(0, name.size() - pair.stored.size())) +
+           std::string(pair.canonical);
+  }
   return std::string(name);
 }
 

@@ -23,7 +23,8 @@ std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config);
 /// "blk.3.ffn_up.weight" -> "layers.3.mlp.up_proj.weight"; none when the name is no part of these
 /// families.
 std::optional<std::string> canonical_from_gguf(std::string_view name);
-/// "model.layers.3..." -> "layers.3..."; other names stay.
+/// "model.layers.3..." -> "layers.3...", scales of the KV cache whatever tool wrote them ->
+/// "layers.3.self_attn.k_scale"; other names stay.
 std::string canonical_from_hf(std::string_view name);
 
 }  // namespace troupe

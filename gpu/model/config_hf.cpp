@@ -1,6 +1,7 @@
 #include "gpu/model/config_sources.h"
 #include "gpu/model/json_file.h"
 #include "gpu/model/mapped_file.h"
+#include "gpu/model/quantization.h"
 #include "gpu/model/rope.h"
 
 #include <algorithm>
@@ -117,45 +118,8 @@ const Family* read_family(Fields& fields) {
   return nullptr;
 }
 
-/// The text under `field`, or nothing.
-std::string text_at(const json& object, const char* field) {
-  const auto it = object.find(field);
-  return it != object.end() && it->is_string() ? it->get<std::string>() : "";
-}
-
-/// compressed-tensors: every group quantises weights to 8-bit floats, symmetric, with one scale a
-/// tensor or channel.
-bool is_fp8_group(const json& group) {
-  if (!group.is_object()) return false;
-  const auto weights = group.find("weights");
-  if (weights == group.end() || !weights->is_object()) return false;
-  const auto bits = weights->find("num_bits");
-  const std::string strategy = text_at(*weights, "strategy");
-  return bits != weights->end() && *bits == 8 && text_at(*weights, "type") == "float" &&
-         (strategy == "tensor" || strategy == "channel");
-}
-
-/// Whether weights are e4m3 with scales that the loader knows. How activations were meant to be
-/// quantised (static or dynamic) does not matter: they get a scale per token.
-bool is_known_fp8(const json& quantised) {
-  if (!quantised.is_object()) return false;
-  const std::string method = text_at(quantised, "quant_method");
-  if (method == "fp8") return !quantised.contains("weight_block_size");
-  if (method == "modelopt") return text_at(quantised, "quant_algo") == "FP8";
-  if (method != "compressed-tensors") return false;
-  const auto groups = quantised.find("config_groups");
-  return groups != quantised.end() && groups->is_object() && !groups->empty() &&
-         std::all_of(groups->begin(), groups->end(), is_fp8_group);
-}
-
 /// What a config can switch on that the forward pass does not have.
 void refuse_unsupported(Fields& fields) {
-  if (const json* quantised = fields.find("quantization_config");
-      quantised != nullptr && !is_known_fp8(*quantised)) {
-    fields.refuse("quantization_config",
-                  "is none of those supported (fp8 by compressed-tensors, ModelOpt or AutoFP8, one "
-                  "scale a tensor or channel): use the unquantised model or a GGUF file");
-  }
   const std::string activation = fields.text("hidden_act", "silu");
   if (activation != "silu" && activation != "swish") {
     fields.refuse("hidden_act", "is '" + printable(activation) + "': only silu is supported");
@@ -262,6 +226,7 @@ Result<ModelConfig> config_from_hf(const std::string& directory) {
   Fields fields(*tree, path);
   const Family* family = read_family(fields);
   if (family == nullptr) return *fields.problem();
+  if (const Status s = check_quantization(*tree, directory); !s) return s.error();
   refuse_unsupported(fields);
 
   ModelConfig config;

@@ -241,8 +241,10 @@ class Llama::Loader {
       error_ = fail(ErrorCode::kBadModel, checkpoint_.path() + ": tensor " + name +
                                               " is missing; the file is incomplete");
     if (tensor != nullptr && tensor->dtype == DType::kF8E4M3) {
-      error_ = fail(ErrorCode::kBadModel, checkpoint_.path() + ": tensor " + name +
-                                              " is F8_E4M3: such models run on a GPU only");
+      error_ = fail(ErrorCode::kBadModel,
+                    checkpoint_.path() + ": tensor " + name +
+                        " is F8_E4M3: such models run on a GPU only; use --device cuda, the "
+                        "unquantised model or a GGUF file");
       return nullptr;
     }
     return tensor;

@@ -26,6 +26,18 @@ Result<SimType> parse_sim_type(const std::string& text, const std::string& optio
 
 const char* name_of(SimType type) { return type == SimType::kBf16 ? "bf16" : "fp8"; }
 
+double gemm_us(const DeviceCoefficients& device, double tokens, double weights, SimType type) {
+  const bool fp8 = type == SimType::kFp8;
+  const double read = weights * bytes_of(type) /
+                      (fp8 ? device.weight_bytes_per_s_fp8 : device.weight_bytes_per_s_bf16);
+  const double work = 2 * tokens * weights / (fp8 ? device.gemm_flops_fp8 : device.gemm_flops_bf16);
+  const double p = device.roofline_exponent;
+  const double longer = std::max(read, work);
+  if (longer <= 0) return 0;
+  const double shorter = std::min(read, work) / longer;
+  return kMicros * longer * std::pow(1 + std::pow(shorter, p), 1 / p);
+}
+
 Result<CostModel> CostModel::create(const ModelConfig& model, const DeviceCoefficients& device,
                                     int32_t tp, SimType weights, SimType kv) {
   if (tp < 1) return fail(ErrorCode::kInvalidArgument, "--tp must be at least 1", "--tp");
@@ -63,26 +75,14 @@ CostModel::CostModel(ModelConfig model, DeviceCoefficients device, int32_t tp, S
                                        2 * head_ * (model_.tied_head ? 1 : 2));
 }
 
-double CostModel::gemm(double tokens, double weights, SimType type) const {
-  const bool fp8 = type == SimType::kFp8;
-  const double read = weights * bytes_of(type) /
-                      (fp8 ? device_.weight_bytes_per_s_fp8 : device_.weight_bytes_per_s_bf16);
-  const double work =
-      2 * tokens * weights / (fp8 ? device_.gemm_flops_fp8 : device_.gemm_flops_bf16);
-  const double p = device_.roofline_exponent;
-  const double longer = std::max(read, work);
-  if (longer <= 0) return 0;
-  const double shorter = std::min(read, work) / longer;
-  return kMicros * longer * std::pow(1 + std::pow(shorter, p), 1 / p);
-}
-
 StepCost CostModel::cost(const StepWork& work) const {
   StepCost cost;
   const double layers = model_.n_layers;
   const auto tokens = static_cast<double>(work.tokens);
   const auto sampled = static_cast<double>(work.sampled);
-  for (const double matrix : matrices_) cost.linear += layers * gemm(tokens, matrix, weights_);
-  if (work.sampled > 0) cost.head = gemm(sampled, head_, SimType::kBf16);
+  for (const double matrix : matrices_)
+    cost.linear += layers * gemm_us(device_, tokens, matrix, weights_);
+  if (work.sampled > 0) cost.head = gemm_us(device_, sampled, head_, SimType::kBf16);
   cost.kv = kMicros * static_cast<double>(work.kv_tokens) * static_cast<double>(kv_per_token_) /
             device_.kv_bytes_per_s;
   const double width = static_cast<double>(model_.n_heads) * model_.head_dim / tp_;

@@ -37,6 +37,11 @@ struct StepCost {
   }
 };
 
+/// Microseconds of a matrix product of `tokens` rows with `weights` elements: reading them and the
+/// arithmetic, joined by the device's exponent.
+[[nodiscard]] double gemm_us(const DeviceCoefficients& device, double tokens, double weights,
+                             SimType type);
+
 /// A roofline model of one rank of a TP group. Immutable.
 class CostModel {
  public:
@@ -58,9 +63,6 @@ class CostModel {
 
  private:
   CostModel(ModelConfig model, DeviceCoefficients device, int32_t tp, SimType weights, SimType kv);
-  /// Microseconds of [tokens, k] x [k, n] on one rank.
-  [[nodiscard]] double gemm(double tokens, double weights, SimType type) const;
-
   ModelConfig model_;
   DeviceCoefficients device_;
   int32_t tp_;

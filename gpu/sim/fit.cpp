@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <map>
+#include <optional>
 #include <utility>
 
 namespace troupe {
@@ -40,10 +42,10 @@ class Line {
     note(std::string("'") + name + "' must be a text");
     return {};
   }
-  double positive(const char* name) {
+  double positive(const char* name, double below = 1e9) {
     const auto found = object_.find(name);
     if (found != object_.end() && found->is_number() && found->get<double>() > 0 &&
-        found->get<double>() < 1e9) {
+        found->get<double>() < below) {
       return found->get<double>();
     }
     note(std::string("'") + name + "' must be a positive number");
@@ -121,10 +123,12 @@ Row solve(std::vector<Row> a, Row b) {
 
 }  // namespace
 
-Result<std::vector<MeasuredStep>> parse_step_table(std::string_view text,
-                                                   const std::string& source) {
-  std::vector<MeasuredStep> steps;
-  std::map<std::string, ModelConfig> models;
+namespace {
+
+/// Calls read(line) for every JSON object of kind `bench`; the first problem ends it.
+template <class Read>
+Status each_line(std::string_view text, const std::string& source, const char* kind,
+                 const Read& read) {
   int64_t number = 0;
   while (!text.empty()) {
     const size_t end = std::min(text.find('\n'), text.size());
@@ -138,20 +142,87 @@ Result<std::vector<MeasuredStep>> parse_step_table(std::string_view text,
       return fail(ErrorCode::kInvalidArgument, where + "not a JSON object", "--fit");
     }
     const auto bench = object.find("bench");
-    if (bench == object.end() || *bench != "step") continue;
+    if (bench == object.end() || *bench != kind || object.contains("skipped")) continue;
     Line fields(object);
-    MeasuredStep step = read_step(fields, models);
+    read(fields);
     if (!fields.problem.empty()) {
       return fail(ErrorCode::kInvalidArgument, where + fields.problem, "--fit");
     }
-    steps.push_back(std::move(step));
   }
-  if (steps.empty()) {
-    return fail(ErrorCode::kInvalidArgument,
-                source + ": no line with \"bench\":\"step\"; make one with troupe bench step",
-                "--fit");
+  return ok_status();
+}
+
+bool is_one_of(const std::string& text, std::initializer_list<const char*> list) {
+  return std::find(list.begin(), list.end(), text) != list.end();
+}
+
+// Below these an operation's time is launch and latency more than its bytes or arithmetic, which
+// the model counts elsewhere (layer_overhead_us).
+constexpr double kSmallestActivations = 8e6;  // bytes
+constexpr double kSmallestKv = 32e6;          // bytes
+constexpr double kSmallestPrefill = 1e10;     // operations
+
+/// None when the model has no term for it.
+std::optional<MeasuredOp> read_op(Line& line) {
+  MeasuredOp op;
+  const std::string name = line.text("op");
+  op.us = line.positive("us");
+  op.tokens = static_cast<double>(line.integer("tokens", 1, 1 << 24));
+  if (is_one_of(name, {"qkv", "o", "gate_up", "down", "head"})) {
+    op.size = static_cast<double>(line.integer("rows", 1, 1 << 24)) *
+              static_cast<double>(line.integer("cols", 1, 1 << 24));
+    const auto weights = parse_sim_type(line.text("weights"), "'weights'");
+    if (!weights) line.note(weights.error().message);
+    op.type = weights.ok() && name != "head" ? *weights : SimType::kBf16;
+    return op;
   }
+  if (name == "decode_attention") {
+    op.kind = MeasuredOp::Kind::kDecodeAttention;
+    op.size = line.positive("bytes", 1e15);
+    if (op.size >= kSmallestKv) return op;
+  }
+  if (name == "prefill_attention") {
+    op.kind = MeasuredOp::Kind::kPrefillAttention;
+    op.size = line.positive("flops", 1e21);
+    if (op.size >= kSmallestPrefill) return op;
+  }
+  if (is_one_of(name, {"norm", "act", "rope_and_kv", "quantise"})) {
+    op.kind = MeasuredOp::Kind::kActivation;
+    op.size = line.positive("bytes", 1e15);
+    if (op.size >= kSmallestActivations) return op;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+Result<std::vector<MeasuredStep>> parse_step_table(std::string_view text,
+                                                   const std::string& source) {
+  std::vector<MeasuredStep> steps;
+  std::map<std::string, ModelConfig> models;
+  const Status status = each_line(text, source, "step",
+                                  [&](Line& line) { steps.push_back(read_step(line, models)); });
+  if (!status) return status.error();
   return steps;
+}
+
+Result<std::vector<MeasuredOp>> parse_op_table(std::string_view text, const std::string& source) {
+  std::vector<MeasuredOp> ops;
+  const Status status = each_line(text, source, "op", [&](Line& line) {
+    if (const auto op = read_op(line)) ops.push_back(*op);
+  });
+  if (!status) return status.error();
+  return ops;
+}
+
+double predict_us(const MeasuredOp& op, const DeviceCoefficients& device) {
+  switch (op.kind) {
+    case MeasuredOp::Kind::kGemm: return gemm_us(device, op.tokens, op.size, op.type);
+    case MeasuredOp::Kind::kDecodeAttention: return op.size / device.kv_bytes_per_s * 1e6;
+    case MeasuredOp::Kind::kPrefillAttention: return op.size / device.attention_flops * 1e6;
+    case MeasuredOp::Kind::kActivation: return op.size / device.activation_bytes_per_s * 1e6;
+  }
+  return 0;
 }
 
 Result<double> predict_ms(const MeasuredStep& step, const DeviceCoefficients& device) {

@@ -25,10 +25,29 @@ struct MeasuredStep {
 /// Reads a step table as `troupe bench step` prints it, one JSON object a line:
 ///   {"bench":"step","model":"llama-3-8b","weights":"fp8","kv":"bf16","tp":1,"rows":64,
 ///    "context":1024,"prefill_tokens":0,"ms":6.03}
-/// Further keys are allowed; lines with another "bench" are skipped, empty lines too. A bad line is
-/// refused with its number.
+/// Further keys are allowed; lines with another "bench" are skipped, empty lines too, and steps
+/// that did not fit ("skipped"). A bad line is refused with its number. May be empty.
 Result<std::vector<MeasuredStep>> parse_step_table(std::string_view text,
                                                    const std::string& source);
+
+/// One measured operation that the cost model has a term for.
+struct MeasuredOp {
+  enum class Kind : uint8_t { kGemm, kDecodeAttention, kPrefillAttention, kActivation };
+  Kind kind = Kind::kGemm;
+  SimType type = SimType::kBf16;  // kGemm: of the weights
+  double tokens = 0;              // kGemm
+  double size = 0;  // kGemm: elements of the matrix; prefill: operations; else bytes moved
+  double us = 0;
+};
+
+/// Reads the operations of `troupe bench ops --json` ("bench":"op"); other lines are skipped, and
+/// so are operations without a term of their own (sampler, plan) or too small to tell bandwidth
+/// from launch (less than 8 MB of activations). A bad line is refused with its number. May be
+/// empty.
+Result<std::vector<MeasuredOp>> parse_op_table(std::string_view text, const std::string& source);
+
+/// Microseconds that the model predicts for a measured operation.
+double predict_us(const MeasuredOp& op, const DeviceCoefficients& device);
 
 /// Milliseconds that the model predicts for a measured step.
 Result<double> predict_ms(const MeasuredStep& step, const DeviceCoefficients& device);

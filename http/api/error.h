@@ -20,7 +20,7 @@ struct HttpErrorRow {
 };
 
 /// The only place that maps ErrorCode to HTTP; in the order of the enumeration.
-inline constexpr std::array<HttpErrorRow, 12> kHttpErrors{{
+inline constexpr std::array<HttpErrorRow, 13> kHttpErrors{{
     {ErrorCode::kInvalidArgument, 400, "invalid_request_error", "invalid_value", false},
     {ErrorCode::kNotFound, 404, "invalid_request_error", "model_not_found", false},
     {ErrorCode::kContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded",
@@ -33,6 +33,7 @@ inline constexpr std::array<HttpErrorRow, 12> kHttpErrors{{
     {ErrorCode::kBadModel, 500, "server_error", "bad_model", false},
     {ErrorCode::kIo, 500, "server_error", "io_error", false},
     {ErrorCode::kOutOfMemory, 503, "service_unavailable_error", "out_of_memory", true},
+    {ErrorCode::kDeviceFailed, 500, "server_error", "device_failed", false},
     {ErrorCode::kInternal, 500, "server_error", "internal_error", false},
 }};
 

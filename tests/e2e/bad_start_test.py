@@ -130,10 +130,30 @@ class BadSafetensorsTest(BadStartTest):
                 ("transposed", {"shapes": {self.NAME: [64, 32]}}, [self.NAME]),
                 ("missing", {"shapes": {self.NAME: None}}, [self.NAME[6:], "missing"]),
                 ("config", {"config": {"hidden_size": 128}}, ["embed_tokens.weight"]),
-                ("kind", {"config": {"architectures": ["BertModel"]}}, ["BertModel"])):
+                ("kind", {"config": {"architectures": ["BertModel"]}}, ["BertModel"]),
+                ("mixture", {"config": {"architectures": ["MixtralForCausalLM"]}}, ["Mixtral"])):
             with self.subTest(case):
                 self.refuse(model=tiny_model.write(self.folder / case, **how),
                             names=[self.folder / case, *names])
+
+    def test_quantised_in_ways_that_are_not_supported(self):
+        group = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
+        for case, quantised, what in (
+                ("awq", {"quant_method": "awq", "bits": 4}, "AWQ integers of 4 bits"),
+                ("gptq", {"quant_method": "gptq", "bits": 4}, "GPTQ integers of 4 bits"),
+                ("blocks", {"quant_method": "fp8", "weight_block_size": [128, 128]}, "block of"),
+                ("nvfp4", {"quant_method": "modelopt", "quant_algo": "NVFP4"}, "NVFP4"),
+                ("int4", {"quant_method": "compressed-tensors",
+                          "config_groups": {"group_0": {"weights": group}}}, "4-bit int")):
+            with self.subTest(case):
+                folder = tiny_model.write(self.folder / case,
+                                          config={"quantization_config": quantised})
+                self.refuse(model=folder, names=[self.folder / case, "config.json", what,
+                                                 "use the unquantised model"])
+        folder = tiny_model.write(self.folder / "modelopt")
+        (self.folder / "modelopt" / "hf_quant_config.json").write_text(
+            '{"quantization": {"quant_algo": "W4A8_AWQ"}}')
+        self.refuse(model=folder, names=["hf_quant_config.json", "W4A8_AWQ"])
 
     def test_missing_or_damaged_files(self):
         for file, text in (("tokenizer.json", None), ("config.json", None),
@@ -154,6 +174,10 @@ class BadSafetensorsTest(BadStartTest):
 
 
 class BadMachineTest(BadStartTest):
+    @unittest.skipIf(Path("/proc/driver/nvidia/version").exists(), "there is an NVIDIA driver")
+    def test_gpu_where_there_is_none(self):
+        self.refuse("--device", "cuda", names=["--device cpu"])
+
     def test_missing_file(self):
         self.refuse(model="/nonexistent/model.gguf", names=["/nonexistent/model.gguf"])
 

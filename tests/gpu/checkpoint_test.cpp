@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
@@ -203,7 +204,8 @@ TEST_F(CheckpointTest, TypesNobodyCanMultiplyAreNamed) {
 
 TEST_F(CheckpointTest, E4m3MatricesNeedTheirScale) {
   write_tiny_hf({}, dir_ / "hf");
-  const auto with = [&](const std::vector<int64_t>& scale_shape, const std::string& extra) {
+  const auto with = [&](const std::vector<int64_t>& scale_shape, const std::string& extra,
+                        float extra_value = 0.25F, float scale_value = 0.5F) {
     SafetensorsWriter w;
     for (const auto& [name, t] : tiny_tensors({})) {
       const bool fp8 = name == "layers.0.mlp.gate_proj.weight";
@@ -213,18 +215,75 @@ TEST_F(CheckpointTest, E4m3MatricesNeedTheirScale) {
     size_t n = 1;
     for (const int64_t d : scale_shape) n *= static_cast<size_t>(d);
     w.tensor("model.layers.0.mlp.gate_proj.weight_scale", "F32", scale_shape,
-             encode(std::vector<float>(n, 0.5F), DType::kF32));
-    if (!extra.empty()) w.tensor(extra, "F32", {1}, std::string(4, '\0'));
+             encode(std::vector<float>(n, scale_value), DType::kF32));
+    if (!extra.empty()) w.tensor(extra, "F32", {1}, encode({extra_value}, DType::kF32));
     dir_.write("hf/model.safetensors", w.bytes());
     return refusal(dir_ / "hf");
   };
   const TinyModel m;
   EXPECT_EQ(with({}, ""), "");
   EXPECT_EQ(with({1}, "model.layers.0.mlp.gate_proj.input_scale"), "");
-  EXPECT_EQ(with({m.ffn, 1}, "model.layers.0.self_attn.k_scale"), "");
+  for (const char* name : {"k_scale", "v_scale", "k_proj.k_scale", "v_proj.v_scale",
+                           "k_proj.output_scale", "v_proj.output_scale"}) {
+    const std::string full = std::string("model.layers.0.self_attn.") + name;
+    EXPECT_EQ(with({m.ffn, 1}, full), "") << name;
+    const char which = full.find("v_") == std::string::npos ? 'k' : 'v';
+    const auto checkpoint = Checkpoint::open(dir_ / "hf");
+    ASSERT_TRUE(checkpoint.ok());
+    const TensorView* scale =
+        (*checkpoint)->find(std::string("layers.0.self_attn.") + which + "_scale");
+    ASSERT_NE(scale, nullptr) << name;
+    EXPECT_EQ(*reinterpret_cast<const float*>(scale->data), 0.25F);
+    for (const float bad : {0.0F, -1.0F, INFINITY, NAN}) {
+      EXPECT_THAT(with({m.ffn, 1}, full, bad), AllOf(HasSubstr(name), HasSubstr("positive")));
+    }
+  }
+  EXPECT_EQ(with({1}, "", 0.25F, 0.0F), "");  // of zeros
+  EXPECT_THAT(with({1}, "", 0.25F, -1.0F), HasSubstr("gate_proj.weight_scale"));
+  EXPECT_THAT(with({m.ffn}, "", 0.25F, NAN), HasSubstr("gate_proj.weight_scale"));
+  EXPECT_THAT(with({3, 2}, ""), AllOf(HasSubstr("[3, 2]"), HasSubstr("unquantised")));
   EXPECT_THAT(with({2}, ""), AllOf(HasSubstr("gate_proj"), HasSubstr("weight_scale")));
   EXPECT_THAT(with({1}, "model.layers.0.mlp.up_proj.weight_scale"), HasSubstr("up_proj"));
   EXPECT_THAT(with({1}, "model.layers.0.mlp.gate_proj.g_idx"), HasSubstr("g_idx"));
+}
+
+TEST_F(CheckpointTest, ScalesABlockAreSaidToBeSo) {
+  write_tiny_hf({}, dir_ / "hf");
+  SafetensorsWriter w;
+  for (const auto& [name, t] : tiny_tensors({})) {
+    const bool fp8 = name == "layers.0.mlp.gate_proj.weight";
+    w.tensor("model." + name, fp8 ? "F8_E4M3" : "F32", t.shape,
+             fp8 ? std::string(t.values.size(), '\x38') : encode(t.values, DType::kF32));
+  }
+  w.tensor("model.layers.0.mlp.gate_proj.weight_scale_inv", "F32", {1, 1}, std::string(4, '\1'));
+  dir_.write("hf/model.safetensors", w.bytes());
+  EXPECT_THAT(refusal(dir_ / "hf"), AllOf(HasSubstr("model.safetensors"), HasSubstr("gate_proj"),
+                                          HasSubstr("scales a block")));
+}
+
+/// A share of the layers' matrices as e4m3.
+TEST_F(CheckpointTest, AMixOfTypesIsNamed) {
+  const auto with = [&](const std::function<bool(const std::string&)>& is_e4m3) {
+    write_tiny_hf({}, dir_ / "hf");
+    SafetensorsWriter w;
+    for (const auto& [name, t] : tiny_tensors({})) {
+      const bool fp8 = name.find("_proj.weight") != std::string::npos && is_e4m3(name);
+      w.tensor("model." + name, fp8 ? "F8_E4M3" : "BF16", t.shape,
+               fp8 ? std::string(t.values.size(), '\x38') : encode(t.values, DType::kBF16));
+      if (fp8) w.tensor("model." + name + "_scale", "F32", {}, encode({0.5F}, DType::kF32));
+    }
+    dir_.write("hf/model.safetensors", w.bytes());
+    const auto checkpoint = Checkpoint::open(dir_ / "hf");
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+    return has_e4m3_layers(**checkpoint);
+  };
+  EXPECT_FALSE(with([](const std::string&) { return false; }).value());
+  EXPECT_TRUE(with([](const std::string&) { return true; }).value());
+  const auto mixed = with(
+      [](const std::string& name) { return name.find("layers.1.mlp.down") == std::string::npos; });
+  ASSERT_FALSE(mixed.ok());
+  EXPECT_THAT(mixed.error().message, AllOf(HasSubstr("layers.1.mlp.down_proj"), HasSubstr("BF16"),
+                                           HasSubstr("--weights bf16")));
 }
 
 /// The tiny model in two shards with an index.

@@ -281,31 +281,87 @@ TEST_F(HfConfig, RefusesWithTheFieldNamed) {
   EXPECT_THAT(refusal(R"(,"mlp_bias":true)"), HasSubstr("mlp_bias"));
 }
 
+/// As compressed-tensors writes it.
+std::string compressed(const std::string& weights, const std::string& rest = "") {
+  return R"(,"quantization_config":{"config_groups":{"group_0":{"input_activations":{"dynamic":true,)"
+         R"("num_bits":8,"strategy":"token","symmetric":true,"type":"float"},)"
+         R"("output_activations":null,"targets":["Linear"],"weights":)" +
+         weights +
+         R"(}},"format":"float-quantized","ignore":["lm_head"],)"
+         R"("quant_method":"compressed-tensors","quantization_status":"compressed")" +
+         rest + "}";
+}
+constexpr const char* kChannel = R"({"num_bits":8,"type":"float","strategy":"channel"})";
+constexpr const char* kGroup4 =
+    R"({"num_bits":4,"type":"int","strategy":"group","group_size":128})";
+
 TEST_F(HfConfig, TakesE4m3Models) {
-  const auto group = [](const std::string& weights) {
-    return R"(,"quantization_config":{"quant_method":"compressed-tensors","config_groups":{"group_0":)"
-           R"({"targets":["Linear"],"weights":)" +
-           weights + "}}}";
-  };
   for (const std::string& known :
-       {group(R"({"num_bits":8,"type":"float","strategy":"channel"})"),
-        group(R"({"num_bits":8,"type":"float","strategy":"tensor"})"),
-        std::string(R"(,"quantization_config":{"quant_method":"modelopt","quant_algo":"FP8"})"),
+       {compressed(kChannel), compressed(R"({"num_bits":8,"type":"float","strategy":"tensor"})"),
+        compressed(kChannel, R"(,"kv_cache_scheme":null,"sparsity_config":{})"),
+        compressed(kChannel, R"(,"kv_cache_scheme":{"num_bits":8,"type":"float"})"),
+        std::string(R"(,"quantization_config":{"quant_method":"modelopt","quant_algo":"FP8",)"
+                    R"("kv_cache_scheme":{"dynamic":false,"num_bits":8,"type":"float"}})"),
         std::string(
-            R"(,"quantization_config":{"quant_method":"fp8","activation_scheme":"static"})")}) {
+            R"(,"quantization_config":{"quant_method":"fp8","activation_scheme":"static"})"),
+        std::string(R"(,"quantization_config":null)")}) {
     EXPECT_EQ(refusal(known), "") << known;
   }
-  for (const std::string& unknown :
-       {group(R"({"num_bits":4,"type":"float","strategy":"channel"})"),
-        group(R"({"num_bits":8,"type":"int","strategy":"channel"})"),
-        group(R"({"num_bits":8,"type":"float","strategy":"block"})"), group("[]"),
-        std::string(R"(,"quantization_config":{"quant_method":"modelopt","quant_algo":"NVFP4"})"),
-        std::string(
-            R"(,"quantization_config":{"quant_method":"fp8","weight_block_size":[128,128]})"),
-        std::string(R"(,"quantization_config":{"quant_method":"awq"})"),
-        std::string(R"(,"quantization_config":7)")}) {
-    EXPECT_THAT(refusal(unknown), HasSubstr("quantization_config")) << unknown;
+}
+
+/// Each in the words that its tool uses; every refusal names file, field, format and a way out.
+TEST_F(HfConfig, RefusesOtherQuantisationsByName) {
+  const auto config = [](const std::string& fields) {
+    return R"(,"quantization_config":{)" + fields + "}";
+  };
+  const std::pair<std::string, std::string> cases[] = {
+      {compressed(kGroup4), "4-bit int with one scale a group"},
+      {compressed(R"({"num_bits":4,"type":"float","strategy":"channel"})"), "4-bit float"},
+      {compressed(R"({"num_bits":8,"type":"int","strategy":"channel"})"), "8-bit int"},
+      {compressed(R"({"num_bits":8,"type":"float","strategy":"block"})"), "one scale a block"},
+      {compressed(std::string(kChannel) + R"(},"group_1":{"targets":["Linear"],"weights":)" +
+                  kGroup4),
+       "a mix of fp8 and 4-bit int"},
+      {compressed("[]"), "without 'weights'"},
+      {compressed(kChannel, R"(,"kv_cache_scheme":{"num_bits":8,"type":"int"})"),
+       "a KV cache of 8-bit int"},
+      {compressed(kChannel, R"(,"sparsity_config":{"format":"sparse-24-bitmask"})"), "sparse-24"},
+      {config(R"("quant_method":"modelopt","quant_algo":"NVFP4")"), "ModelOpt NVFP4"},
+      {config(R"("quant_method":"modelopt","quant_algo":"MIXED_PRECISION")"), "a mix"},
+      {config(R"("quant_method":"fp8","weight_block_size":[128,128])"), "block of [128,128]"},
+      {config(R"("quant_method":"awq","bits":4,"group_size":128)"), "AWQ integers of 4 bits"},
+      {config(R"("quant_method":"gptq","bits":4)"), "GPTQ integers of 4 bits"},
+      {config(R"("quant_method":"bitsandbytes","load_in_4bit":true)"), "'bitsandbytes'"},
+      {config(""), "without 'quant_method'"},
+      {R"(,"quantization_config":7)", "no object"},
+  };
+  for (const auto& [extra, what] : cases) {
+    EXPECT_THAT(refusal(extra), AllOf(HasSubstr("config.json: 'quantization_config'"),
+                                      HasSubstr(what), HasSubstr("use the unquantised model")))
+        << extra;
   }
+}
+
+/// ModelOpt's older checkpoints say it in a file of its own.
+TEST_F(HfConfig, ReadsModelOptsOwnFile) {
+  const auto with = [&](const std::string& quantization) {
+    dir_.write("hf_quant_config.json",
+               R"({"producer":{"name":"modelopt","version":"0.23.0"},"quantization":)" +
+                   quantization + "}");
+    return refusal("");
+  };
+  EXPECT_EQ(
+      with(R"({"quant_algo":"FP8","kv_cache_quant_algo":"FP8","exclude_modules":["lm_head"]})"),
+      "");
+  EXPECT_EQ(with(R"({"quant_algo":"FP8","kv_cache_quant_algo":null})"), "");
+  EXPECT_EQ(with(R"({"quant_algo":null,"kv_cache_quant_algo":"FP8"})"), "");
+  EXPECT_THAT(with(R"({"quant_algo":"W4A8_AWQ","kv_cache_quant_algo":null})"),
+              AllOf(HasSubstr("hf_quant_config.json"), HasSubstr("ModelOpt W4A8_AWQ")));
+  EXPECT_THAT(with(R"({"quant_algo":"FP8","kv_cache_quant_algo":"NVFP4"})"),
+              HasSubstr("a KV cache of type NVFP4"));
+  EXPECT_THAT(with("[]"), HasSubstr("hf_quant_config.json"));
+  dir_.write("hf_quant_config.json", "{");
+  EXPECT_THAT(refusal(""), HasSubstr("hf_quant_config.json"));
 }
 
 TEST_F(HfConfig, FilesThatAreNoConfig) {

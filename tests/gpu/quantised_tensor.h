@@ -41,6 +41,21 @@ class RandomTensor {
   TensorView& view() { return view_; }
   std::vector<std::byte>& bytes() { return bytes_; }
 
+  /// Multiplies every value of a row by `factor`; block formats only.
+  void scale_row(int64_t r, float factor) {
+    const DType dtype = view_.dtype;
+    const bool affine = dtype == DType::kQ4_1 || dtype == DType::kQ5_1 || dtype == DType::kQ4_K;
+    const int64_t bytes = view_.row_bytes();
+    for (int64_t at = 0; at < bytes; at += block_bytes(dtype)) {
+      std::byte* first = bytes_.data() + r * bytes + at + (dtype == DType::kQ6_K ? 208 : 0);
+      for (int i = 0; i < (affine ? 2 : 1); ++i) {
+        uint16_t bits = 0;
+        std::memcpy(&bits, first + 2 * i, sizeof bits);
+        put_half(first + 2 * i, float_from_f16(bits) * factor);
+      }
+    }
+  }
+
   [[nodiscard]] std::vector<float> row(int64_t r, int64_t col_begin, int64_t col_end) const {
     std::vector<float> values(static_cast<size_t>(col_end - col_begin));
     dequantize_row(view_.dtype, view_.data + r * view_.row_bytes(), col_begin, col_end,

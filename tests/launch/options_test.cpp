@@ -1,5 +1,7 @@
 #include "launch/options.h"
 
+#include "launch/exit_code.h"
+
 #include <gmock/gmock.h>
 
 #include <vector>
@@ -257,6 +259,14 @@ TEST(Options, threads_are_shared_evenly_and_never_zero) {
   EXPECT_EQ(threads_per_rank(0, 8, 2), 4);
   EXPECT_EQ(threads_per_rank(0, 2, 3), 1);
   EXPECT_EQ(threads_per_rank(3, 2, 3), 3);
+}
+
+TEST(ExitCode, OfARankSaysWhetherAnotherStartMayHelp) {
+  EXPECT_EQ(rank_exit_code(ErrorCode::kDeviceFailed), 75);
+  EXPECT_EQ(rank_exit_code(ErrorCode::kUnavailable), 1);
+  for (const ErrorCode code : {ErrorCode::kOutOfMemory, ErrorCode::kBadModel,
+                               ErrorCode::kInvalidArgument, ErrorCode::kInternal})
+    EXPECT_EQ(rank_exit_code(code), 2);
 }
 
 }  // namespace

@@ -43,8 +43,8 @@ TEST(Placement, auto_takes_every_gpu_there_is) {
   EXPECT_EQ(placed->shape.device, "cuda");
   EXPECT_EQ(placed->tp, 4);
   EXPECT_EQ(placed->shape.kv, "bf16");
-  EXPECT_EQ(placed->shape.weights, "bf16");
-  EXPECT_EQ(placed->shape.kv_tokens, 0);  // what fits
+  EXPECT_EQ(placed->shape.weights, "auto");  // as the checkpoint has them
+  EXPECT_EQ(placed->shape.kv_tokens, 0);     // what fits
   EXPECT_EQ(placed->shape.max_rows, 256);
 }
 
@@ -101,6 +101,16 @@ TEST(Placement, what_does_not_go_together_is_refused_with_its_option) {
   asked.shape.max_rows = 9;
   asked.shape.max_step_tokens = 8;
   EXPECT_THAT(says(asked, 0), HasSubstr("at least --max-rows"));
+}
+
+TEST(Placement, a_gpu_asked_for_in_vain_is_refused_with_the_reason) {
+  const auto plain = place(command("cuda"), 0);
+  ASSERT_FALSE(plain.ok());
+  EXPECT_NE(plain.error().message.find("troupe doctor"), std::string::npos);
+  const auto told = place(command("cuda"), 0, "there is no NVIDIA driver; install one");
+  ASSERT_FALSE(told.ok());
+  EXPECT_EQ(told.error().message, "there is no NVIDIA driver; install one");
+  EXPECT_TRUE(place(command("auto"), 0).ok());
 }
 
 }  // namespace

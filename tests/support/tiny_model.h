@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <random>
 #include <string>
@@ -232,9 +233,14 @@ inline TinyTensor interleave_rows(const TinyTensor& t, int32_t heads) {
 
 }  // namespace detail
 
+/// How a tensor becomes the bytes of a format.
+using TinyEncoder = std::function<std::string(const TinyTensor&, DType)>;
+
 /// The model as a GGUF builder, so that a test can still add to it. Matrices are written as
 /// `matrices`, or as F32 where their width is no multiple of its block; vectors as F32.
-inline GgufWriter tiny_gguf(const TinyModel& m, DType matrices = DType::kF32) {
+/// `encoder` writes the matrices in formats that encode() does not have.
+inline GgufWriter tiny_gguf(const TinyModel& m, DType matrices = DType::kF32,
+                            const TinyEncoder& encoder = {}) {
   GgufWriter w;
   const std::string arch = m.architecture == "mistral" ? "llama" : m.architecture;
   const auto u32 = [](int32_t v) { return static_cast<uint32_t>(v); };
@@ -271,7 +277,8 @@ inline GgufWriter tiny_gguf(const TinyModel& m, DType matrices = DType::kF32) {
     }
     const bool quantise = t.shape.size() == 2 && t.shape[1] % block_elements(matrices) == 0;
     const DType type = quantise ? matrices : DType::kF32;
-    w.tensor(detail::gguf_name(name), type, t.shape, encode(t.values, type));
+    w.tensor(detail::gguf_name(name), type, t.shape,
+             quantise && encoder ? encoder(t, type) : encode(t.values, type));
   }
   return w;
 }

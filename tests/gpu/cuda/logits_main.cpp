@@ -1,6 +1,6 @@
 // What the GPU rank makes of a model, for comparison with other programs:
 //
-//   cuda_logits MODEL TOKENS OUT [--fp8] [--fp8-kv] [--steps N]
+//   cuda_logits MODEL TOKENS OUT [--fp8 | --stored] [--fp8-kv] [--tune] [--steps N]
 //
 // TOKENS has one sequence of token ids a line. OUT.logits gets the logits of every position of
 // every sequence, fp32 [positions][vocabulary] one after the other; OUT.greedy one line of N greedy
@@ -57,7 +57,9 @@ void write_logits(const Checkpoint& checkpoint, const Sequences& sequences,
   for (const auto& s : sequences) longest = std::max(longest, s.size());
   const auto n_max = static_cast<int32_t>(longest);
   const Shard shard = make_shard(config, 32, 0, 1);
-  const auto format = options.fp8_weights ? cuda::WeightFormat::kFp8 : cuda::WeightFormat::kBf16;
+  const auto format = options.stored_weights ? value_of(cuda::stored_format(checkpoint))
+                      : options.fp8_weights  ? cuda::WeightFormat::kFp8
+                                             : cuda::WeightFormat::kBf16;
   const auto kv_format = options.fp8_kv ? cuda::KvFormat::kFp8 : cuda::KvFormat::kBf16;
   const auto communicator = make_single_communicator();
   cuda::Llama model(config, shard, value_of(cuda::Weights::load(checkpoint, shard, true, format)),
@@ -94,9 +96,12 @@ void write_logits(const Checkpoint& checkpoint, const Sequences& sequences,
 }
 
 void write_greedy(const Checkpoint& checkpoint, const Sequences& sequences,
-                  const ExecutorOptions& options, int32_t steps, const std::string& path) {
+                  const ExecutorOptions& options, bool tune, int32_t steps,
+                  const std::string& path) {
   const auto communicator = make_single_communicator();
-  const auto executor = value_of(cuda::make_executor(checkpoint, options, *communicator));
+  cuda::Variant variant;
+  variant.tune = tune;
+  const auto executor = value_of(cuda::make_executor(checkpoint, options, *communicator, variant));
   Sequences produced(sequences.size());
   int32_t next_slot = options.n_slots;
   uint64_t step = 0;
@@ -134,15 +139,20 @@ void write_greedy(const Checkpoint& checkpoint, const Sequences& sequences,
 
 int run(int argc, char** argv) {
   if (argc < 4) {
-    std::fprintf(stderr, "usage: cuda_logits MODEL TOKENS OUT [--fp8] [--fp8-kv] [--steps N]\n");
+    std::fprintf(
+        stderr,
+        "usage: cuda_logits MODEL TOKENS OUT [--fp8 | --stored] [--fp8-kv] [--tune] [--steps N]\n");
     return 2;
   }
   ExecutorOptions options;
   options.device = DeviceKind::kCuda;
+  bool tune = false;  // takes half a minute
   int32_t steps = 64;
   for (int i = 4; i < argc; ++i) {
     const std::string arg = argv[i];
     if (arg == "--fp8") options.fp8_weights = true;
+    if (arg == "--tune") tune = true;
+    if (arg == "--stored") options.stored_weights = true;
     if (arg == "--fp8-kv") options.fp8_kv = true;
     if (arg == "--steps" && i + 1 < argc) steps = std::atoi(argv[++i]);
   }
@@ -159,7 +169,7 @@ int run(int argc, char** argv) {
   options.max_step_tokens = longest;
   const std::string out = argv[3];
   write_logits(*checkpoint, sequences, options, out + ".logits");
-  write_greedy(*checkpoint, sequences, options, steps, out + ".greedy");
+  write_greedy(*checkpoint, sequences, options, tune, steps, out + ".greedy");
   return 0;
 }
 

@@ -111,7 +111,7 @@ class WeightsTest : public CudaTest {
   static void expect_share(const Checkpoint& checkpoint, const Weights& weights, const Shard& s,
                            WeightFormat format, const std::string& what) {
     const ModelConfig& c = checkpoint.config();
-    const bool is_exact = stored_format(checkpoint) == WeightFormat::kFp8;
+    const bool is_exact = stored_format(checkpoint).value() == WeightFormat::kFp8;
     const Range all = {0, c.hidden};
     const Range q = {s.query_heads.begin * c.head_dim, s.query_heads.end * c.head_dim};
     const Range kv = {s.kv_heads.begin * c.head_dim, s.kv_heads.end * c.head_dim};
@@ -176,7 +176,7 @@ TEST_F(WeightsTest, SharesOfEveryFamilyAndPlainType) {
       test::write_tiny_hf(m, dir_ / name, type);
       const auto checkpoint = open(dir_ / name);
       ASSERT_NE(checkpoint, nullptr);
-      EXPECT_EQ(stored_format(*checkpoint), WeightFormat::kBf16);
+      EXPECT_EQ(stored_format(*checkpoint).value(), WeightFormat::kBf16);
       for (const int32_t ranks : {1, 2, 3}) {
         expect_shares(*checkpoint, ranks, WeightFormat::kBf16, name);
         expect_shares(*checkpoint, ranks, WeightFormat::kFp8, name + " as fp8");
@@ -233,7 +233,7 @@ TEST_F(WeightsTest, E4m3CheckpointsAreTakenAsTheyAre) {
   write_e4m3_model(m, dir_ / "e4m3");
   const auto checkpoint = open(dir_ / "e4m3");
   ASSERT_NE(checkpoint, nullptr);
-  EXPECT_EQ(stored_format(*checkpoint), WeightFormat::kFp8);
+  EXPECT_EQ(stored_format(*checkpoint).value(), WeightFormat::kFp8);
   for (const int32_t ranks : {1, 2}) {
     expect_shares(*checkpoint, ranks, WeightFormat::kFp8, "e4m3");
     expect_shares(*checkpoint, ranks, WeightFormat::kBf16, "e4m3 as bf16");

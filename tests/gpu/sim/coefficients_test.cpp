@@ -39,7 +39,7 @@ TEST(Coefficients, NamesTheKnownDevicesWhenOneIsUnknown) {
   const auto device = builtin_coefficients("h900");
   ASSERT_FALSE(device.ok());
   EXPECT_EQ(device.error().code, ErrorCode::kNotFound);
-  EXPECT_THAT(device.error().message, HasSubstr("h200, h100, a100, cpu"));
+  EXPECT_THAT(device.error().message, HasSubstr("h200, h200-measured, h100, a100, cpu"));
 }
 
 TEST(Coefficients, WhatIsWrittenReadsBackUnchanged) {

@@ -45,7 +45,42 @@ TEST(StepTable, RefusesBadLinesWithTheirNumber) {
   EXPECT_THAT(refusal(line(1, 0, 0, -1)), HasSubstr("'ms' must be a positive number"));
   EXPECT_THAT(refusal(line(0, 0, 0, 1)), HasSubstr("empty or absurd"));
   EXPECT_THAT(refusal(line(1 << 20, 1 << 24, 0, 1)), HasSubstr("empty or absurd"));
-  EXPECT_THAT(refusal("{\"bench\":\"ops\"}\n"), HasSubstr("no line with"));
+  EXPECT_TRUE(parse_step_table("{\"bench\":\"op\"}\n", "x")->empty());
+  EXPECT_TRUE(
+      parse_step_table("{\"bench\":\"step\",\"rows\":9,\"skipped\":\"no room\"}\n", "x")->empty());
+}
+
+std::string op_line(const std::string& op, const std::string& weights, int64_t tokens, double us,
+                    double bytes = 1, double flops = 1, int64_t rows = 0, int64_t cols = 0) {
+  return R"({"bench":"op","model":"m","weights":")" + weights + R"(","kv":"fp8","tp":1,"op":")" +
+         op + "\",\"tokens\":" + std::to_string(tokens) +
+         ",\"context\":0,\"rows\":" + std::to_string(rows) + ",\"cols\":" + std::to_string(cols) +
+         ",\"us\":" + std::to_string(us) + ",\"bytes\":" + std::to_string(bytes) +
+         ",\"flops\":" + std::to_string(flops) + "}\n";
+}
+
+TEST(OpTable, EachOperationHasItsTerm) {
+  const auto ops = parse_op_table(
+      line(1, 0, 0, 1) + op_line("qkv", "fp8", 16, 9, 1, 1, 6144, 4096) +
+          op_line("head", "fp8", 1, 250, 1, 1, 128256, 4096) +
+          op_line("decode_attention", "fp8", 64, 40, 1.34e8) +
+          op_line("prefill_attention", "fp8", 2048, 80, 1, 3.4e10) +
+          op_line("norm", "fp8", 2048, 20, 5e7) + op_line("norm", "fp8", 1, 2, 3e4) +
+          op_line("sample_greedy", "fp8", 64, 10, 3e7) + op_line("decode_plan", "fp8", 64, 3),
+      "x");
+  ASSERT_TRUE(ops.ok()) << ops.error().message;
+  ASSERT_EQ(ops->size(), 5U);  // no steps, samplers, plans, nor activations too small to tell
+  const DeviceCoefficients device = *builtin_coefficients("h200");
+  const auto predicted = [&](size_t i) { return predict_us((*ops)[i], device); };
+  EXPECT_DOUBLE_EQ(predicted(0), gemm_us(device, 16, 6144.0 * 4096, SimType::kFp8));
+  EXPECT_DOUBLE_EQ(predicted(1), gemm_us(device, 1, 128256.0 * 4096, SimType::kBf16));
+  EXPECT_DOUBLE_EQ(predicted(2), 1.34e8 / device.kv_bytes_per_s * 1e6);
+  EXPECT_DOUBLE_EQ(predicted(3), 3.4e10 / device.attention_flops * 1e6);
+  EXPECT_DOUBLE_EQ(predicted(4), 5e7 / device.activation_bytes_per_s * 1e6);
+  const auto bad = parse_op_table("\n" + op_line("qkv", "int4", 1, 1, 1, 1, 8, 8), "ops.jsonl");
+  ASSERT_FALSE(bad.ok());
+  EXPECT_THAT(bad.error().message, HasSubstr("ops.jsonl:2: 'weights'"));
+  EXPECT_FALSE(parse_op_table(op_line("o", "fp8", 1, -1, 1, 1, 8, 8), "x").ok());
 }
 
 TEST(Fit, FindsTheCoefficientsThatMadeTheTable) {
