@@ -15,7 +15,7 @@ namespace troupe {
 int32_t gpu_count() { return cuda::usable_gpus(); }
 std::string gpu_problem() {
   try {
-    const auto device = cuda::find_device();
+    const auto device = cuda::use_device(0);
     return device.ok() ? "" : device.error().message;
   } catch (const DeviceError& error) {
     return error.what();

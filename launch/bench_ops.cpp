@@ -334,7 +334,7 @@ int run(int argc, char** argv) {
     std::fprintf(stderr, "error: %s\n", config.error().message.c_str());
     return 2;
   }
-  const Result<DeviceInfo> device = find_device();
+  const Result<DeviceInfo> device = use_device(0);
   const Status fits = device
                           ? check_model(*config, make_shard(*config, 32, 0, options.tp), options.tp)
                           : Status(device.error());

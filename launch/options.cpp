@@ -61,7 +61,8 @@ std::string device_known(const std::string& device) {
 
 void add_shape(CLI::App& app, RankShape& shape) {
   app.add_option("--device", shape.device,
-                 "auto, cpu, cuda or sim:NAME (modelled: h200, h200-measured, h100, a100, cpu); auto = GPUs when "
+                 "auto, cpu, cuda or sim:NAME (modelled: h200, h200-measured, h100, a100, cpu); "
+                 "auto = GPUs when "
                  "there are any")
       ->check(CLI::Validator(device_known, "", ""))
       ->capture_default_str();
@@ -118,10 +119,12 @@ void add_serve(CLI::App& app, ServeCommand& serve) {
   app.add_option("--queue-timeout", serve.queue_timeout, "Seconds a request may wait")
       ->check(CLI::Range(1, 86400))
       ->capture_default_str();
-  app.add_option("--plan-ahead-ms", serve.plan_ahead,
-                 "Time of decoding that is planned at once while nothing else is to be done: less "
-                 "work for the processors, tokens arrive in bursts of that length; 0 = off")
-      ->check(CLI::Range(0, 1000))
+  app.add_option(
+         "--plan-ahead-ms", serve.plan_ahead,
+         "Time of decoding that is planned at once while nothing else is to be done: less "
+         "work for the processors, tokens arrive in bursts of that length; 0 = off, -1 = 25 on "
+         "the CPU, off elsewhere")
+      ->check(CLI::Range(-1, 1000))
       ->capture_default_str();
   app.add_option(
          "--step-timeout", serve.step_timeout,

@@ -67,7 +67,7 @@ struct ServeCommand {
   int32_t queue_timeout = 60;            // seconds
   int32_t step_timeout = 60;             // seconds until a replica that does not answer is given up
   double decode_slowdown = 0;            // see RouterLimits; 0 = automatic, kNoSlowdownLimit = none
-  int32_t plan_ahead = 25;               // milliseconds; 0 = off
+  int32_t plan_ahead = -1;               // milliseconds; 0 = off, -1 = automatic
   std::string late_requests = "refuse";  // refuse, demote
   bool share_prefixes = false;           // between API keys
   int32_t http_threads = 1;              // of the gateway

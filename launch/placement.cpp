@@ -15,6 +15,8 @@ void set_default(T& value, T automatic) {
   if (value == 0) value = automatic;
 }
 
+// CPU ranks share their cores with the gateway and the network threads.
+constexpr int32_t kCpuPlanAhead = 25;  // ms
 // A GPU computes a prompt of thousands of tokens in a step that streams would feel.
 constexpr double kGpuSlowdown = 1.25;
 
@@ -34,6 +36,7 @@ Status place_on_cpu(ServeCommand& command) {
   set_default(shape.max_rows, 64);
   set_default(shape.max_step_tokens, std::max(512, shape.max_rows));
   set_default(command.decode_slowdown, kNoSlowdownLimit);
+  if (command.plan_ahead < 0) command.plan_ahead = kCpuPlanAhead;
   return ok_status();
 }
 
@@ -53,6 +56,7 @@ Status place_on_gpus(ServeCommand& command, int32_t gpus) {
   set_default(shape.max_rows, 256);
   set_default(shape.max_step_tokens, std::max(2048, shape.max_rows));
   set_default(command.decode_slowdown, kGpuSlowdown);
+  command.plan_ahead = std::max(0, command.plan_ahead);
   if (command.hostfile.empty() && command.tp * command.dp > gpus) {
     return refuse("--tp", std::to_string(command.tp * command.dp) +
                               " ranks (--tp x --dp) need as " + "many GPUs, this host has " +
@@ -76,6 +80,7 @@ Status place_on_model(ServeCommand& command) {
   set_default(shape.max_rows, 256);
   set_default(shape.max_step_tokens, std::max(2048, shape.max_rows));
   set_default(command.decode_slowdown, kGpuSlowdown);
+  command.plan_ahead = std::max(0, command.plan_ahead);
   return ok_status();
 }
 

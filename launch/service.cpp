@@ -97,8 +97,7 @@ void Service::end() {
   node_->end_streams();
   server_->drain();
   // A client that does not read holds nobody up.
-  static_cast<void>(
-      server_->wait_idle(std::chrono::steady_clock::now() + std::chrono::seconds(1)));
+  static_cast<void>(server_->wait_idle(std::chrono::steady_clock::now() + std::chrono::seconds(1)));
 }
 
 std::string Service::url() const {

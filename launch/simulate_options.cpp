@@ -64,7 +64,8 @@ void add_simulate(CLI::App& app, SimulateCommand& simulate) {
   app.add_option("--svg", simulate.svg, "Write a plot to this file");
   app.add_option("--record", simulate.record, "Write the router's log to this file (one --tp)");
   app.add_option("--fit", simulate.fit,
-                 "Table of troupe bench step and bench ops --json: print coefficients fitted to it, starting from "
+                 "Table of troupe bench step and bench ops --json: print coefficients fitted to "
+                 "it, starting from "
                  "--gpu or --coefficients");
   app.add_option("--fit-terms", simulate.fit_terms, "Coefficients to fit, comma-separated");
 }

@@ -12,7 +12,7 @@ struct Split {
   int32_t tp = 1, dp = 1;
   SimulationResult result;
   bool has_targets = false;  // then the goodput counts
-  std::string problem;  // empty = there is a result
+  std::string problem;       // empty = there is a result
 };
 
 /// A table for people, with a heading. Ends with a newline.

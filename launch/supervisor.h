@@ -18,8 +18,8 @@ namespace troupe {
 
 struct SupervisorOptions {
   int32_t replicas = 1;
-  /// A replica that is lost more than `restart_delays.size()` times within `window` is given up. The
-  /// first restart is immediate: open streams wait for it.
+  /// A replica that is lost more than `restart_delays.size()` times within `window` is given up.
+  /// The first restart is immediate: open streams wait for it.
   std::vector<std::chrono::milliseconds> restart_delays{std::chrono::milliseconds(0),
                                                         std::chrono::milliseconds(1000),
                                                         std::chrono::milliseconds(2000)};

@@ -26,7 +26,7 @@ struct SimulationOptions {
   int32_t dp = 1;  // replicas
   int32_t max_rows = 2048;
   int32_t max_step_tokens = 8192;
-  Micros plan_ahead = 25'000;    // microseconds, as `troupe serve` by default
+  Micros plan_ahead = 0;         // of RouterLimits; off, as on GPUs by default
   double decode_slowdown = 0;    // of RouterLimits
   Micros ttft_target = 0;        // of every request, 0 = none
   Micros tpot_target = 0;        // the same

@@ -52,9 +52,10 @@ Result<DeviceInfo> use_device(int32_t index) {
   if (cudaDriverGetVersion(&facts.driver) != cudaSuccess) facts.driver = 0;
   if (facts.found == cudaSuccess && facts.count > 0) {
     if (index < 0 || index >= facts.count)
-      return unusable("this rank would need GPU " + std::to_string(index) +
-                      " of this host, which has " + std::to_string(facts.count) +
-                      "; start fewer ranks on it");
+      return fail(ErrorCode::kInvalidArgument,
+                  "this rank would need GPU " + std::to_string(index) + " of this host, which has " +
+                      std::to_string(facts.count) + "; start fewer ranks on it",
+                  "device");
     TROUPE_CUDA(cudaSetDevice(index));
     cudaDeviceProp properties = {};
     TROUPE_CUDA(cudaGetDeviceProperties(&properties, index));
@@ -64,7 +65,7 @@ Result<DeviceInfo> use_device(int32_t index) {
     facts.has_kernels = has_kernels();
   }
   if (std::string problem = device_problem(facts); !problem.empty())
-    return unusable(std::move(problem));
+    return fail(ErrorCode::kInvalidArgument, std::move(problem), "device");
   DeviceInfo info;
   info.name = facts.name;
   TROUPE_CUDA(cudaMemGetInfo(&info.free_bytes, &info.total_bytes));

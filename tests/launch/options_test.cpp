@@ -142,7 +142,7 @@ INSTANTIATE_TEST_SUITE_P(
                       BadCase{{"serve", "/tmp", "--max-rows", "-1"}, "--max-rows"},
                       BadCase{{"serve", "/tmp", "--max-step-tokens", "-8"}, "--max-step-tokens"},
                       BadCase{{"serve", "/tmp", "--max-queue", "0"}, "--max-queue"},
-                      BadCase{{"serve", "/tmp", "--plan-ahead-ms", "-1"}, "--plan-ahead-ms"},
+                      BadCase{{"serve", "/tmp", "--plan-ahead-ms", "-2"}, "--plan-ahead-ms"},
                       BadCase{{"serve", "/tmp", "--plan-ahead-ms", "1001"}, "--plan-ahead-ms"},
                       BadCase{{"serve", "/tmp", "--api-key-file", "/no/such"}, "/no/such"},
                       BadCase{{"serve", "/tmp", "--hostfile", "/no/such"}, "/no/such"},

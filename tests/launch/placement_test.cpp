@@ -25,10 +25,12 @@ TEST(Placement, auto_is_the_cpu_without_a_gpu) {
   EXPECT_EQ(placed->shape.max_rows, 64);
   EXPECT_EQ(placed->shape.max_step_tokens, 512);
   EXPECT_EQ(placed->decode_slowdown, kNoSlowdownLimit);
+  EXPECT_EQ(placed->plan_ahead, 25);
 }
 
 TEST(Placement, gpus_and_modelled_ones_keep_prompts_from_slowing_streams) {
   EXPECT_EQ(place(command("cuda"), 1)->decode_slowdown, 1.25);
+  EXPECT_EQ(place(command("cuda"), 1)->plan_ahead, 0);
   EXPECT_EQ(place(command("sim:h200"), 0)->decode_slowdown, 1.25);
   ServeCommand asked = command("cuda");
   asked.decode_slowdown = 2;
