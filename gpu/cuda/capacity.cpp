@@ -53,8 +53,9 @@ Result<DeviceInfo> use_device(int32_t index) {
   if (facts.found == cudaSuccess && facts.count > 0) {
     if (index < 0 || index >= facts.count)
       return fail(ErrorCode::kInvalidArgument,
-                  "this rank would need GPU " + std::to_string(index) + " of this host, which has " +
-                      std::to_string(facts.count) + "; start fewer ranks on it",
+                  "this rank would need GPU " + std::to_string(index) +
+                      " of this host, which has " + std::to_string(facts.count) +
+                      "; start fewer ranks on it",
                   "device");
     TROUPE_CUDA(cudaSetDevice(index));
     cudaDeviceProp properties = {};
