@@ -12,6 +12,7 @@
 namespace troupe {
 namespace {
 
+constexpr double kPromptRow = 4;      // what a prompt may slow down its share of the streams
 constexpr size_t kWorthWaiting = 16;  // tokens in common; fewer are computed twice
 constexpr size_t kRefreshPart = 32;   // of the running requests get a new forecast each step
 
@@ -175,12 +176,12 @@ int32_t Router::prefill_budget(const Replica& replica, const StepShape& decodes,
   if (decodes.decodes == 0 || !replica.step_time.knows()) return budget;
   double target = 0;
   if (limits_.decode_slowdown > 0) {
-    // Prompts get at least their share of the rows: a crowd of them is not held up for a few
-    // streams, which would leave the device with small steps.
+    // A crowd of prompts is not held up for the streams: rows that wait for their first token leave
+    // the device with small steps.
     const auto rows =
         static_cast<double>(std::count_if(replica.running.begin(), replica.running.end(),
                                           [](const Request* r) { return r->backlog() > 1; }));
-    const double share = 1 + rows / decodes.decodes;
+    const double share = 1 + kPromptRow * rows / decodes.decodes;
     target = std::max(limits_.decode_slowdown, share) * replica.step_time.predict(decodes);
   }
   for (const Request* r : replica.running) {
