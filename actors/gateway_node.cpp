@@ -204,9 +204,10 @@ class ActorGateway final : public GatewayNode {
     std::vector<std::thread> starters;
     for (size_t i = 0; i < communicators.size(); ++i) {
       Communicator& communicator = *communicators_[first + i];
-      workers.push_back(make_rank_worker(router, rank.job, communicator.rank(), nullptr));
-      starters.emplace_back([&, i] {
-        built[i] = workers[i]->start([&] {
+      const auto worker = make_rank_worker(router, rank.job, communicator.rank(), nullptr);
+      workers.push_back(worker);
+      starters.emplace_back([&, worker, i] {
+        built[i] = worker->start([&] {
           auto executor = Executor::create(checkpoint, options, communicator);
           if (!executor) communicator.abort();
           return executor;

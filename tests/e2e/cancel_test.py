@@ -15,11 +15,11 @@ class CancelTest(unittest.TestCase):
 
     def test_hang_up_frees_the_request_and_leaves_others_alone(self):
         prompts = ["Once upon a time", "The first law of thermodynamics"]
-        undisturbed = [self.server.stream(prompt=p, max_tokens=160).result() for p in prompts]
+        undisturbed = [self.server.stream(prompt=p, max_tokens=300).result() for p in prompts]
         before = self.cancelled()
         # The four rows of the replica, and one that waits for a row.
-        stay = [self.server.stream(prompt=p, max_tokens=160) for p in prompts]
-        leave = [self.server.stream(prompt="Tell me", max_tokens=800) for _ in range(2)]
+        stay = [self.server.stream(prompt=p, max_tokens=300) for p in prompts]
+        leave = [self.server.stream(prompt="Tell me", max_tokens=500) for _ in range(2)]
         for stream in stay + leave:
             stream.wait_tokens(4)
         waiting = self.server.stream(prompt="At last", max_tokens=4)
