@@ -3,6 +3,7 @@
 #include "actors/router/router.h"
 #include "gpu/base/check.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <unordered_map>
 #include <vector>
@@ -65,7 +66,12 @@ void Router::check_invariants() const {
                  replica->info.max_rows)
         << "rows leaked on job " << job;
     std::unordered_map<const Request*, int32_t> flights;
-    for (const Request* r : replica->running) flights[r] = 0;
+    for (const Request* r : replica->running) {
+      flights[r] = 0;
+      const auto same = [r](const auto& item) { return item.second == r; };
+      TROUPE_CHECK(r->backlog() <= 1 || std::ranges::count_if(replica->computing, same) == 1)
+          << r->id;
+    }
     for (const auto& flight : replica->in_flight) {
       for (const auto& item : flight.items) {
         TROUPE_CHECK(flights.contains(item.request)) << "a plan in flight names a gone request";

@@ -30,6 +30,7 @@ void Router::admit(Micros now) {
   for (const auto& [job, replica] : replicas_) {
     largest = std::max(largest, replica->info.n_slots);
     replica->claim = replica->claimed();
+    std::erase_if(replica->computing, [](const auto& item) { return item.second->backlog() <= 1; });
   }
   look_at_targets(now);
   while (!waiting_.empty()) {
@@ -118,12 +119,14 @@ Demand Router::demand_of(const Request& r) {
 }
 
 // How many of its first tokens somebody on the replica is about to compute: as good as cached, for
-// it will wait for them (should_wait). O(running).
+// it will wait for them (should_wait). O(prompts in work that begin alike).
 int32_t Router::coming(const Replica& replica, const Request& r) {
   int32_t longest = 0;
-  for (const Request* other : replica.running) {
+  const auto [begin, end] = replica.computing.equal_range(r.head);
+  for (auto it = begin; it != end; ++it) {
+    const Request* const other = it->second;
     if (other->backlog() <= 1 || other->leaving != Request::Leaving::kNo) continue;
-    if (other->tokens.front() != r.tokens.front() || other->cache_salt != r.cache_salt) continue;
+    if (other->cache_salt != r.cache_salt) continue;
     const auto n = static_cast<std::ptrdiff_t>(std::min(other->tokens.size(), r.tokens.size()) - 1);
     const auto ours = r.tokens.begin();
     const auto same = std::mismatch(ours, ours + n, other->tokens.begin()).first - ours;
@@ -209,6 +212,7 @@ void Router::start(Request& r, Replica& replica, Micros now) {
   };
   replica.running.insert(
       std::upper_bound(replica.running.begin(), replica.running.end(), &r, by_age), &r);
+  replica.computing.emplace(r.head, &r);
   if (r.tpot_target > 0) ++replica.with_tpot;
   replica.claim = replica.claimed();
 }

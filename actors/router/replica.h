@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <unordered_map>
 #include <vector>
 
 namespace troupe {
@@ -59,6 +60,8 @@ struct Replica {
   std::vector<int32_t> free_rows;
   std::vector<int32_t> rows_to_close;  // told to the ranks with the next plan
   std::vector<Request*> running;       // by age, oldest first; the leaving ones too
+  /// Those of `running` that compute their prompts (and some that have), by Request::head.
+  std::unordered_multimap<uint64_t, Request*> computing;
   std::deque<Flight> in_flight;        // oldest first
   std::map<uint64_t, Digest> digests;  // by step, of steps that not all ranks reported
   std::vector<uint64_t> reported;      // by rank: its last step

@@ -34,6 +34,9 @@ struct Replica;
 
 /// A request inside the router, from acceptance until its last plan has returned.
 /// waiting -> running -> (leaving) -> waiting again after a pause, or gone.
+/// Tokens in common that are worth waiting for; fewer are computed twice.
+inline constexpr size_t kWorthWaiting = 16;
+
 struct Request {
   enum class Leaving { kNo, kPause, kEnd };
 
@@ -48,6 +51,7 @@ struct Request {
   int32_t priority = 0;
   uint64_t tenant = 0;
   CacheSalt cache_salt;
+  uint64_t head = 0;  // hash of the first kWorthWaiting tokens, or of all if there are fewer
   Micros ttft_target = 0;
   Micros tpot_target = 0;
   Micros start_by = 0;        // its place among its tenant's waiting ones: when it should start

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -91,6 +92,8 @@ void Router::submit(TokenizedRequest&& in, Micros now) {
   r.priority = in.priority;
   r.tenant = in.tenant;
   r.cache_salt = {in.cache_salt, limits_.share_prefixes ? 0 : in.tenant};
+  for (size_t i = 0; i < std::min(r.tokens.size(), kWorthWaiting); ++i)  // a token at a time
+    r.head = (r.head ^ static_cast<uint64_t>(r.tokens[i])) * 0x100000001b3U + 1;
   r.ttft_target = in.ttft_target;
   r.tpot_target = in.tpot_target;
   r.request_class = OutputEstimator::class_of(in.endpoint, r.n_prompt);
@@ -215,6 +218,8 @@ void Router::settle(Request& r, Micros now) {
   replica.free_rows.push_back(r.row);
   replica.admission.clear(r.row);
   std::erase(replica.running, &r);
+  for (auto [it, end] = replica.computing.equal_range(r.head); it != end;)
+    it = it->second == &r ? replica.computing.erase(it) : std::next(it);
   if (r.tpot_target > 0) --replica.with_tpot;
   const Request::Leaving why = r.leaving;
   r.replica = nullptr;

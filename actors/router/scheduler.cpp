@@ -12,9 +12,8 @@
 namespace troupe {
 namespace {
 
-constexpr double kPromptRow = 4;      // what a prompt may slow down its share of the streams
-constexpr size_t kWorthWaiting = 16;  // tokens in common; fewer are computed twice
-constexpr size_t kRefreshPart = 32;   // of the running requests get a new forecast each step
+constexpr double kPromptRow = 4;     // what a prompt may slow down its share of the streams
+constexpr size_t kRefreshPart = 32;  // of the running requests get a new forecast each step
 
 }  // namespace
 
