@@ -1,41 +1,21 @@
-#include "http/server.h"
-#include "tests/support/fake_engine.h"
+#include "tests/http/server_fixture.h"
 #include "tests/support/picture.h"
-#include "tests/support/raw_client.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include <memory>
 #include <string>
 
 namespace troupe {
 namespace {
 
 using nlohmann::json;
-using test::get_text;
 using test::RawResponse;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-class Dashboard : public ::testing::Test {
- protected:
-  void start() {
-    options_.port = 0;
-    auto started = Server::start(engine_, options_);
-    ASSERT_TRUE(started.ok()) << started.error().message;
-    server_ = std::move(started).value();
-  }
-  RawResponse get(const std::string& path, const std::string& fields = "") {
-    test::RawClient client(server_->port());
-    EXPECT_TRUE(client.send(get_text(path, fields)));
-    return test::read_response(client);
-  }
-  test::FakeEngine engine_;
-  ServerOptions options_;
-  std::unique_ptr<Server> server_;
-};
+class Dashboard : public test::ServerFixture {};
 
 TEST_F(Dashboard, FilesComeWithAStrictPolicyAndLoadNothingFromElsewhere) {
   start();

@@ -1,8 +1,6 @@
 // HTTP itself, over real sockets: routes, framing, limits, keep-alive, keys.
-#include "http/server.h"
 
-#include "tests/support/fake_engine.h"
-#include "tests/support/raw_client.h"
+#include "tests/http/server_fixture.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -25,20 +23,8 @@ using test::read_response;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-class Http : public ::testing::Test {
+class Http : public test::ServerFixture {
  protected:
-  void start() {
-    options_.port = 0;
-    auto started = Server::start(engine_, options_);
-    ASSERT_TRUE(started.ok()) << started.error().message;
-    server_ = std::move(started).value();
-  }
-  RawResponse exchange(const std::string& bytes) {
-    RawClient client(server_->port());
-    EXPECT_TRUE(client.send(bytes));
-    return read_response(client);
-  }
-  RawResponse get(const std::string& path) { return exchange(get_text(path)); }
   RawResponse post(const std::string& path, const std::string& body) {
     return exchange(post_text(path, body));
   }
@@ -46,10 +32,6 @@ class Http : public ::testing::Test {
   void expect_alive() {
     EXPECT_EQ(post("/v1/completions", R"({"prompt":"x","max_tokens":2})").status, 200);
   }
-
-  FakeEngine engine_;
-  ServerOptions options_;
-  std::unique_ptr<Server> server_;
 };
 
 TEST_F(Http, Models) {
@@ -238,10 +220,10 @@ TEST_F(Http, SmugglingIsRefusedAndWhatFollowsIsNotRead) {
 TEST_F(Http, HeaderLimits) {
   start();
   EXPECT_EQ(get("/" + std::string(64 * 1024, 'a')).status, 414);
-  EXPECT_EQ(exchange(get_text("/health", "X: " + std::string(9000, 'a') + "\r\n")).status, 431);
+  EXPECT_EQ(get("/health", "X: " + std::string(9000, 'a') + "\r\n").status, 431);
   std::string many;
   for (int i = 0; i < 1500; ++i) many += "a:\r\n";
-  EXPECT_EQ(exchange(get_text("/health", many)).status, 431);
+  EXPECT_EQ(get("/health", many).status, 431);
   expect_alive();
 }
 
@@ -307,22 +289,19 @@ TEST_F(Http, ConnectionReuse) {
 TEST_F(Http, Keys) {
   options_.api_keys = {"first-key", "second-key"};
   start();
-  const auto with = [&](const std::string& path, const std::string& fields) {
-    return exchange(get_text(path, fields));
-  };
-  EXPECT_EQ(with("/health", "").status, 200);
-  EXPECT_EQ(with("/ready", "").status, 200);
-  EXPECT_EQ(with("/v1/models", "Authorization: Bearer second-key\r\n").status, 200);
-  EXPECT_EQ(with("/v1/models", "Authorization: bearer first-key\r\n").status, 200);
-  const std::string refused = with("/v1/models", "").body;
+  EXPECT_EQ(get("/health", "").status, 200);
+  EXPECT_EQ(get("/ready", "").status, 200);
+  EXPECT_EQ(get("/v1/models", "Authorization: Bearer second-key\r\n").status, 200);
+  EXPECT_EQ(get("/v1/models", "Authorization: bearer first-key\r\n").status, 200);
+  const std::string refused = get("/v1/models", "").body;
   for (const char* path : {"/v1/models", "/metrics", "/version", "/nothing", "/v1/completions"}) {
-    const RawResponse r = with(path, "Authorization: Bearer First-Key\r\n");
+    const RawResponse r = get(path, "Authorization: Bearer First-Key\r\n");
     EXPECT_EQ(r.status, 401) << path;
     EXPECT_THAT(r.head, HasSubstr("WWW-Authenticate: Bearer"));
     EXPECT_EQ(r.body, refused) << "one body for every reason";
   }
   EXPECT_EQ(
-      with("/v1/models", "Authorization: Bearer first-key\r\nAuthorization: Bearer x\r\n").status,
+      get("/v1/models", "Authorization: Bearer first-key\r\nAuthorization: Bearer x\r\n").status,
       400);
 }
 
