@@ -24,6 +24,7 @@ constexpr const char* kUsage =
     "usage: [mpirun -n N] bench step [--model llama-3-8b|...|DIRECTORY] [--weights bf16|fp8]\n"
     "  [--kv bf16|fp8] [--rows 1,16,64] [--context 512,1024] [--prefill 512,2048]\n"
     "  [--saturate REQUESTS,IN,OUT] [--tp N (one rank's share, collectives left out)]\n"
+    "  [--replay LOG (of `serve --record`, with the service's --max-rows and --kv-tokens)]\n"
     "  [--max-rows N] [--step-tokens N] [--max-context N] [--kv-tokens N] [--steps N]\n"
     "  [--tune-file F] [--eager] [--no-tune] [--retune (use no shipped table)]";
 
@@ -51,6 +52,7 @@ struct Options {
   std::vector<int32_t> contexts = {1024};
   std::vector<int32_t> prefill;
   std::vector<int32_t> saturate;  // requests, in, out
+  std::string replay;             // log, empty = none
   int32_t steps = 40;
   ExecutorOptions executor;
   cuda::Variant variant;
@@ -124,6 +126,25 @@ class Bench {
     const double gemm = n * (flops_per_token() - head_flops()) + head_flops();
     const double peak = options_.executor.fp8_weights ? limits_.fp8 : limits_.bf16;
     report(0, 0, n, weight_bytes(), gemm / peak + attention / limits_.bf16, median(us, 1));
+  }
+
+  /// What a service was asked, without the service: the same plans, one behind the other.
+  void replay(const std::vector<RecordedLoad>& loads) {
+    for (const RecordedLoad& load : loads) {
+      const auto start = Clock::now();
+      run(load.plans);
+      const double took = seconds_since(start);
+      std::printf(
+          "{\"bench\":\"replay\",%s,\"steps\":%zu,\"tokens\":%lld,\"output_tokens\":%lld,"
+          "\"served_s\":%.4f,\"bare_s\":%.4f,\"bare_output_tokens_per_s\":%.1f,"
+          "\"served_to_bare\":%.4f,\"idle_us_median\":%.0f,\"idle_s\":%.4f}\n",
+          head().c_str(), load.plans.size(), static_cast<long long>(n_tokens_),
+          static_cast<long long>(n_sampled_), load.seconds, took,
+          static_cast<double>(n_sampled_) / took, took / load.seconds, median(idle_us_, 1),
+          std::accumulate(idle_us_.begin() + 1, idle_us_.end(), 0.0) * 1e-6);
+      std::fflush(stdout);
+    }
+    executor_.reset();
   }
 
   /// All requests at once: as many rows as there are, prefill in the budget that decodes leave.
@@ -243,9 +264,11 @@ class Bench {
     total_us_.clear();
     idle_us_.clear();
     compute_us_.clear();
+    n_tokens_ = n_sampled_ = 0;
     size_t collected = 0;
     for (size_t i = 0; i < plans.size() || collected < plans.size();) {
       if (i < plans.size() && i - collected < Executor::kMaxEnqueued) {
+        n_tokens_ += static_cast<int64_t>(plans[i].slots.size());
         executor_.enqueue(plans[i++]);
         continue;
       }
@@ -253,6 +276,7 @@ class Bench {
       compute_us_.push_back(result.timings.compute_us);
       idle_us_.push_back(result.timings.idle_us);
       total_us_.push_back(result.timings.compute_us + result.timings.idle_us);
+      n_sampled_ += static_cast<int64_t>(result.sampled.size());
       for (const SampledToken& t : result.sampled) n_failed_ += t.failed ? 1 : 0;
       ++collected;
     }
@@ -322,6 +346,8 @@ class Bench {
   std::vector<int32_t> free_;
   uint64_t step_ = 0;
   int n_failed_ = 0;
+  int64_t n_tokens_ = 0;  // of run()
+  int64_t n_sampled_ = 0;
   std::vector<double> total_us_, idle_us_, compute_us_;
 };
 
@@ -370,6 +396,8 @@ bool parse(int argc, char** argv, Options& o) {
       o.prefill = numbers(value);
     else if (arg == "--saturate")
       o.saturate = numbers(value);
+    else if (arg == "--replay")
+      o.replay = value;
     else if (arg == "--tp")
       o.variant.share_of = number;
     else if (arg == "--max-rows")
@@ -390,7 +418,8 @@ bool parse(int argc, char** argv, Options& o) {
   return o.saturate.empty() || o.saturate.size() == 3;
 }
 
-int run(int argc, char** argv, Communicator& communicator, int32_t device_index) {
+int run(int argc, char** argv, Communicator& communicator, int32_t device_index,
+        const ReadLoads& read) {
   const auto start = Clock::now();
   Options options;
   if (!parse(argc, argv, options)) {
@@ -401,6 +430,16 @@ int run(int argc, char** argv, Communicator& communicator, int32_t device_index)
   if (!config) {
     std::fprintf(stderr, "%s\n", config.error().message.c_str());
     return 2;
+  }
+  std::vector<RecordedLoad> loads;
+  if (!options.replay.empty()) {
+    auto recorded = read ? read(options.replay)
+                         : fail(ErrorCode::kInvalidArgument, "only `troupe bench step` replays");
+    if (!recorded) {
+      std::fprintf(stderr, "error: %s\n", recorded.error().message.c_str());
+      return 2;
+    }
+    loads = std::move(*recorded);
   }
   const ShapeOnly checkpoint(*config);
   options.executor.device_index = device_index;
@@ -430,14 +469,16 @@ int run(int argc, char** argv, Communicator& communicator, int32_t device_index)
   for (const int32_t n : options.prefill) bench.prefill(n);
   if (!options.saturate.empty())
     bench.saturate(options.saturate[0], options.saturate[1], options.saturate[2]);
+  bench.replay(loads);
   return 0;
 }
 
 }  // namespace
 
-int bench_step(int argc, char** argv, Communicator& communicator, int32_t device_index) {
+int bench_step(int argc, char** argv, Communicator& communicator, int32_t device_index,
+               const ReadLoads& read) {
   try {
-    return run(argc, argv, communicator, device_index);
+    return run(argc, argv, communicator, device_index, read);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 1;
