@@ -23,7 +23,8 @@ using Clock = std::chrono::steady_clock;
 constexpr const char* kUsage =
     "usage: [mpirun -n N] bench step [--model llama-3-8b|...|DIRECTORY] [--weights bf16|fp8]\n"
     "  [--kv bf16|fp8] [--rows 1,16,64] [--context 512,1024] [--prefill 512,2048]\n"
-    "  [--saturate REQUESTS,IN,OUT] [--tp N (one rank's share, collectives left out)]\n"
+    "  [--saturate REQUESTS,IN,OUT] [--prefill-first (no decodes while a prompt can be computed)]\n"
+    "  [--tp N (one rank's share, collectives left out)]\n"
     "  [--replay LOG (of `serve --record`, with the service's --max-rows and --kv-tokens)]\n"
     "  [--max-rows N] [--step-tokens N] [--max-context N] [--kv-tokens N] [--steps N]\n"
     "  [--tune-file F] [--eager] [--no-tune] [--retune (use no shipped table)]";
@@ -52,7 +53,8 @@ struct Options {
   std::vector<int32_t> contexts = {1024};
   std::vector<int32_t> prefill;
   std::vector<int32_t> saturate;  // requests, in, out
-  std::string replay;             // log, empty = none
+  bool prefill_first = false;
+  std::string replay;  // log, empty = none
   int32_t steps = 40;
   ExecutorOptions executor;
   cuda::Variant variant;
@@ -147,7 +149,8 @@ class Bench {
     executor_.reset();
   }
 
-  /// All requests at once: as many rows as there are, prefill in the budget that decodes leave.
+  /// All requests at once: as many rows as there are, prefill in the budget that decodes leave, or
+  /// first.
   void saturate(int32_t requests, int32_t in, int32_t out) {
     struct Running {
       int32_t row, done_in, done_out;
@@ -171,8 +174,14 @@ class Bench {
         StepPlan plan = begin();
         plan.closed = std::exchange(closed, {});
         int32_t budget = options_.executor.max_step_tokens;
+        const auto fits = [&] {
+          return waiting > 0 && !free_rows.empty() &&
+                 promised + per_request <= static_cast<size_t>(executor_.n_slots());
+        };
+        const bool prompts = fits() || std::any_of(running.begin(), running.end(),
+                                                   [&](auto& r) { return r.done_in < in; });
         for (Running& r : running) {
-          if (r.done_in < in) continue;
+          if (r.done_in < in || (options_.prefill_first && prompts)) continue;
           plan.work.push_back({r.row, 1, true, true});
           plan.slots.push_back(take(1)[0]);
           r.slots.push_back(plan.slots.back());
@@ -195,8 +204,7 @@ class Bench {
         };
         for (Running& r : running)
           if (r.done_in < in) chunk(r);
-        while (budget > 0 && waiting > 0 && !free_rows.empty() &&
-               promised + per_request <= static_cast<size_t>(executor_.n_slots())) {
+        while (budget > 0 && fits()) {
           const int32_t row = free_rows.back();
           free_rows.pop_back();
           promised += per_request;
@@ -229,11 +237,12 @@ class Bench {
     executor_.reset();
     std::printf(
         "{\"bench\":\"saturate\",%s,\"requests\":%d,\"in\":%d,\"out\":%d,\"max_rows\":%d,"
-        "\"step_tokens\":%d,\"kv_tokens\":%d,\"steps\":%lld,\"seconds\":%.3f,"
+        "\"prefill_first\":%s,\"step_tokens\":%d,\"kv_tokens\":%d,\"steps\":%lld,\"seconds\":%.3f,"
         "\"output_tokens_per_s\":%.1f,\"total_tokens_per_s\":%.1f,\"idle_us_median\":%.0f,"
         "\"idle_s\":%.3f}\n",
         head().c_str(), requests, in, out, options_.executor.max_rows,
-        options_.executor.max_step_tokens, executor_.n_slots(), static_cast<long long>(steps), took,
+        options_.prefill_first ? "true" : "false", options_.executor.max_step_tokens,
+        executor_.n_slots(), static_cast<long long>(steps), took,
         static_cast<double>(produced) / took,
         (static_cast<double>(produced) + static_cast<double>(requests) * in) / took,
         median(idle_us_, 1), std::accumulate(idle_us_.begin() + 1, idle_us_.end(), 0.0) * 1e-6);
@@ -369,6 +378,10 @@ bool parse(int argc, char** argv, Options& o) {
     const std::string arg = argv[i];
     if (arg == "--eager") {
       o.variant.graphs = false;
+      continue;
+    }
+    if (arg == "--prefill-first") {
+      o.prefill_first = true;
       continue;
     }
     if (arg == "--retune") {
