@@ -441,7 +441,7 @@ int run(int argc, char** argv, Communicator& communicator, int32_t device_index,
   }
   const Result<ModelConfig> config = find_bench_model(options.model);
   if (!config) {
-    std::fprintf(stderr, "%s\n", config.error().message.c_str());
+    std::fprintf(stderr, "error: %s\n", config.error().message.c_str());
     return 2;
   }
   std::vector<RecordedLoad> loads;
@@ -461,7 +461,7 @@ int run(int argc, char** argv, Communicator& communicator, int32_t device_index,
   if (communicator.rank() != 0 && std::freopen("/dev/null", "w", stdout) == nullptr) return 2;
   auto made = cuda::make_executor(checkpoint, options.executor, communicator, options.variant);
   if (!made) {
-    std::fprintf(stderr, "%s\n", made.error().message.c_str());
+    std::fprintf(stderr, "error: %s\n", made.error().message.c_str());
     return 2;
   }
   cudaDeviceProp device = {};

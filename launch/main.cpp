@@ -8,7 +8,6 @@
 #include "launch/commands.h"
 #include "launch/placement.h"
 
-#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -31,11 +30,13 @@ int bench_step_ranks(int argc, char** argv) {
     std::fprintf(stderr, "error: %s\n", session.error().message.c_str());
   } else if (const int32_t gpus = gpu_count(); gpus < session->local_size()) {
     // All ranks of this host see it; one says it.
-    if (session->local_rank() == 0)
+    if (session->local_rank() == 0 && gpus == 0)
+      std::fprintf(stderr, "error: %s\n", gpu_problem().c_str());
+    else if (session->local_rank() == 0)
       std::fprintf(stderr,
                    "error: %d ranks on this host need as many GPUs, it has %d; start it with "
                    "mpirun -n %d\n",
-                   session->local_size(), gpus, std::max(gpus, 1));
+                   session->local_size(), gpus, gpus);
     if (session->local_size() == session->size()) return kExitStart;
   } else {
     try {
