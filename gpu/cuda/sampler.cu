@@ -47,19 +47,30 @@ __device__ Candidate best_of_block(Candidate c, Candidate* scratch) {
   return c;
 }
 
-/// This thread's best of the four tokens of a group. Most are too improbable for their noise to
-/// matter and are left out by a bound.
-__device__ __forceinline__ void score_group(Candidate& best, const float (&x)[4], int32_t first,
+/// The best token that a thread has seen, by its exact score, which is computed only when
+/// approximate ones cannot tell: its logarithms in double would be most of a scan.
+struct Leader {
+  float approximate = 0.0F;
+  float logit = 0.0F;
+  uint32_t word = 0;
+  int32_t id = -1;
+};
+
+__device__ __forceinline__ void score_group(Leader& best, const float (&x)[4], int32_t first,
                                             int32_t n, const RowSampling& p, int32_t position,
                                             float inverse) {
   const Words words = random_words(p.seed, position, static_cast<uint32_t>(first) / 4);
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     if (first + j >= n || x[j] == -INFINITY) continue;
-    if (best.id >= 0 && score_bound(x[j], inverse, words.w[j]) < static_cast<float>(best.score))
-      continue;
-    const Candidate c = {exact_score(x[j], p.temperature, words.w[j]), first + j};
-    if (beats(c, best)) best = c;
+    const Leader c = {approximate_score(x[j], inverse, words.w[j]), x[j], words.w[j], first + j};
+    const float margin = score_margin(c.approximate, best.approximate);
+    if (best.id < 0 || c.approximate > best.approximate + margin) {
+      best = c;
+    } else if (!(c.approximate < best.approximate - margin)) {
+      const Candidate mine = {exact_score(c.logit, p.temperature, c.word), c.id};
+      if (beats(mine, {exact_score(best.logit, p.temperature, best.word), best.id})) best = c;
+    }
   }
 }
 
@@ -74,14 +85,20 @@ __device__ __forceinline__ void load_group(float (&x)[4], const float* row, int3
   for (int j = 0; j < 4; ++j) x[j] = first + j < n ? row[first + j] : 0.0F;
 }
 
-/// Tokens of groups begin, begin + stride ...: arg max, with noise unless greedy.
+struct KeepAll {
+  __device__ bool operator()(float /*x*/, int32_t /*id*/) const { return true; }
+};
+
+/// Tokens of groups begin, begin + stride ... that are kept: arg max, with noise unless greedy
+/// (which keeps all).
+template <class Keep>
 __device__ Partial scan(const float* row, int32_t n, const RowSampling& p, int32_t position,
-                        int32_t begin, int32_t stride, Candidate* scratch) {
+                        int32_t begin, int32_t stride, Candidate* scratch, const Keep& keep) {
   constexpr int kDeep = 4;  // groups in flight
   const bool aligned = reinterpret_cast<uintptr_t>(row) % 16 == 0;
   const bool greedy = !(p.temperature > 0.0F);
   const float inverse = greedy ? 0.0F : 1.0F / p.temperature;
-  Candidate best = {0.0, -1};
+  Leader leader;
   float largest = -INFINITY;
   int32_t largest_id = -1;
   bool bad = false;
@@ -100,11 +117,21 @@ __device__ Partial scan(const float* row, int32_t n, const RowSampling& p, int32
         for (int j = 0; j < 4; ++j)
           if (id + j < n && x[u][j] > largest) largest = x[u][j], largest_id = id + j;
       } else {
-        score_group(best, x[u], id, n, p, position, inverse);
+        bool any = false;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if (!keep(x[u][j], id + j)) x[u][j] = -INFINITY;
+          any |= x[u][j] != -INFINITY;
+        }
+        if (any) score_group(leader, x[u], id, n, p, position, inverse);
       }
     }
   }
-  if (greedy) best = {static_cast<double>(largest), largest_id};
+  Candidate best = {0.0, -1};
+  if (greedy)
+    best = {static_cast<double>(largest), largest_id};
+  else if (leader.id >= 0)
+    best = {exact_score(leader.logit, p.temperature, leader.word), leader.id};
   best = best_of_block(best, scratch);
   return {best.score, best.id, __syncthreads_or(bad ? 1 : 0)};
 }
@@ -128,9 +155,12 @@ __device__ float original_logit(float x, int32_t id, const RowSampling& p, const
   return static_cast<float>(v);
 }
 
-/// sampling::adjust() of the CPU: bias, penalties, mask of stop tokens, in this order.
-__device__ void adjust_row(float* x, int32_t n, const RowSampling& p, const RowLists& lists,
+/// sampling::adjust() of the CPU: bias, penalties, mask of stop tokens, in this order. False when
+/// the row stays as it is.
+__device__ bool adjust_row(float* x, int32_t n, const RowSampling& p, const RowLists& lists,
                            const uint16_t* counts, int32_t n_produced) {
+  const bool masks = n_produced < p.min_tokens && p.n_stop > 0;
+  if (p.n_bias == 0 && p.counts == 0 && !masks) return false;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.n_bias; i += kSampleThreads) {
     const LogitBias b = lists.bias[i];
     if (b.token >= 0 && b.token < n) x[b.token] += b.bias;
@@ -150,19 +180,29 @@ __device__ void adjust_row(float* x, int32_t n, const RowSampling& p, const RowL
     }
   }
   __syncthreads();
-  if (n_produced < p.min_tokens) {
+  if (masks) {
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.n_stop; i += kSampleThreads)
       if (lists.stop[i] >= 0 && lists.stop[i] < n) x[lists.stop[i]] = -INFINITY;
   }
   __syncthreads();
+  return true;
 }
 
-__device__ float largest_of_row(const float* x, int32_t n, Candidate* scratch) {
+struct Largest {
+  float logit;
+  bool failed;  // a logit is infinite or no number
+};
+__device__ Largest largest_of_row(const float* x, int32_t n, Candidate* scratch) {
   float largest = -INFINITY;
-  for_each_logit(x, n, [&](float v, int32_t /*id*/) { largest = fmaxf(largest, v); });
+  bool bad = false;
+  for_each_logit(x, n, [&](float v, int32_t /*id*/) {
+    largest = fmaxf(largest, v);
+    bad |= !finite(v);
+  });
+  const bool failed = __syncthreads_or(bad ? 1 : 0) != 0;
   const Candidate best =
       best_of_block({static_cast<double>(largest), static_cast<int32_t>(threadIdx.x)}, scratch);
-  return static_cast<float>(best.score);
+  return {static_cast<float>(best.score), failed};
 }
 
 /// log(sum(exp(x))) of the row, and its most probable tokens in s.top, best first.
@@ -176,7 +216,7 @@ __device__ double log_sum_and_top(RowScratch& s, const Row& row, int32_t n_top) 
   if (threadIdx.x == 0) s.n_top = 0;
   __syncthreads();
   if (n_top <= 0) return log_sum;
-  const Threshold best = select(s, row, Threshold{}, true, static_cast<unsigned long long>(n_top));
+  const Threshold best = select(s, row, Threshold{}, {.tokens = n_top});
   for_each_logit(row.x, row.n, [&](float x, int32_t id) {
     if (best.keeps(x, id)) s.top[atomicAdd(&s.n_top, 1)] = {id, x};
   });
@@ -203,38 +243,19 @@ __device__ Candidate choose_truncated(RowScratch& s, Row row, const RowSampling&
                                       int32_t position) {
   row.inverse = 1.0 / static_cast<double>(p.temperature);
   Threshold kept;
-  const bool by_rank = p.top_k > 0 && p.top_k < row.n;
-  if (by_rank) {
-    uint32_t live = 0;
-    for_each_logit(row.x, row.n, [&](float x, int32_t /*id*/) { live += x != -INFINITY ? 1 : 0; });
-    live = sum_block(live, s.warp_count);
-    if (live > static_cast<uint32_t>(p.top_k))
-      kept = select(s, row, kept, true, static_cast<unsigned long long>(p.top_k));
-  }
-  if (p.top_p < 1.0F) {
-    unsigned long long total = 0;
-    for_each_logit(row.x, row.n, [&](float x, int32_t id) {
-      if (kept.keeps(x, id)) total += fixed_mass(row, x);
-    });
-    total = sum_block(total, s.warp_mass);
-    const double need = static_cast<double>(p.top_p) * static_cast<double>(total);
-    auto wanted = static_cast<unsigned long long>(ceil(need));
-    wanted = min(max(wanted, 1ULL), total);
-    kept = select(s, row, kept, false, wanted);
-  }
+  if (p.top_k > 0 && p.top_k < row.n) kept = select(s, row, kept, {.tokens = p.top_k});
+  if (p.top_p < 1.0F) kept = select(s, row, kept, {.share = static_cast<double>(p.top_p)});
   const double least = static_cast<double>(p.min_p);
   const float low = p.min_p > 0.0F
                         ? static_cast<float>(log(least) / row.inverse) - 1e-3F * p.temperature
                         : -INFINITY;
-  Candidate best = {0.0, -1};
-  for_each_logit(row.x, row.n, [&](float x, int32_t id) {
-    if (!kept.keeps(x, id) || x - row.peak < low) return;
-    if (p.min_p > 0.0F && exp(static_cast<double>(x - row.peak) * row.inverse) < least) return;
-    const Words words = random_words(p.seed, position, static_cast<uint32_t>(id) / 4);
-    const Candidate c = {exact_score(x, p.temperature, words.w[id % 4]), id};
-    if (beats(c, best)) best = c;
-  });
-  return best_of_block(best, s.warp_best);
+  const auto keep = [&](float x, int32_t id) {
+    if (!kept.keeps(x, id) || x - row.peak < low) return false;
+    return p.min_p <= 0.0F || exp(static_cast<double>(x - row.peak) * row.inverse) >= least;
+  };
+  const Partial chosen = scan(row.x, row.n, p, position, static_cast<int32_t>(threadIdx.x),
+                              kSampleThreads, s.warp_best, keep);
+  return {chosen.score, chosen.id};
 }
 
 struct Chosen {
@@ -246,32 +267,30 @@ struct Chosen {
 __device__ Chosen sample_whole_row(RowScratch& s, float* x, int32_t n, const RowSampling& p,
                                    const RowLists& lists, const uint16_t* counts,
                                    int32_t position) {
-  int bad = 0;
-  for_each_logit(x, n, [&](float v, int32_t /*id*/) { bad |= finite(v) ? 0 : 1; });
+  const Largest raw = largest_of_row(x, n, s.warp_best);
   if (threadIdx.x == 0) s.n_top = 0;
-  if (__syncthreads_or(bad) != 0) return {{0.0, -1}, 0.0F, 1};
+  __syncthreads();
+  if (raw.failed) return {{0.0, -1}, 0.0F, 1};
   double log_sum = 0.0;
-  if (p.n_logprobs >= 0) {
-    const Row raw = {x, n, largest_of_row(x, n, s.warp_best), 1.0};
-    log_sum = log_sum_and_top(s, raw, p.n_logprobs);
-  }
-  adjust_row(x, n, p, lists, counts, position - p.n_prompt);
+  if (p.n_logprobs >= 0) log_sum = log_sum_and_top(s, {x, n, raw.logit, 1.0}, p.n_logprobs);
+  float peak = raw.logit;
+  if (adjust_row(x, n, p, lists, counts, position - p.n_prompt))
+    peak = largest_of_row(x, n, s.warp_best).logit;
   Candidate best = {0.0, -1};
-  const float peak = largest_of_row(x, n, s.warp_best);
   if (peak != -INFINITY) {
     const bool truncates = p.top_k > 0 || p.top_p < 1.0F || p.min_p > 0.0F;
     if (p.temperature > 0.0F && truncates) {
       best = choose_truncated(s, {x, n, peak, 1.0}, p, position);
     } else {
-      const Partial all =
-          scan(x, n, p, position, static_cast<int32_t>(threadIdx.x), kSampleThreads, s.warp_best);
+      const Partial all = scan(x, n, p, position, static_cast<int32_t>(threadIdx.x), kSampleThreads,
+                               s.warp_best, KeepAll{});
       best = {all.score, all.id};  // masked logits are infinite, and the raw ones were checked
     }
   }
   float logprob = 0.0F;
   if (best.id >= 0 && p.n_logprobs >= 0) {
-    const float raw = original_logit(x[best.id], best.id, p, lists, counts);
-    logprob = static_cast<float>(static_cast<double>(raw) - log_sum);
+    const float original = original_logit(x[best.id], best.id, p, lists, counts);
+    logprob = static_cast<float>(static_cast<double>(original) - log_sum);
   }
   return {best, logprob, best.id < 0 ? 1 : 0};
 }
@@ -304,13 +323,13 @@ __device__ void finish_block(const Job& job, uint32_t n_blocks) {
   *static_cast<volatile uint64_t*>(&out.sequence) = step + 1;
 }
 
-/// Grid: splits x rows.
+/// Grid: rows x splits, so that blocks that hold a whole row spread over the multiprocessors.
 __global__ void __launch_bounds__(kSampleThreads) sample_kernel(const __grid_constant__ Job job) {
   __shared__ RowScratch s;
   wait_for_upstream();
-  const auto split = static_cast<int32_t>(blockIdx.x);
-  const auto n_splits = static_cast<int32_t>(gridDim.x);
-  const auto i = static_cast<int32_t>(blockIdx.y);
+  const auto split = static_cast<int32_t>(blockIdx.y);
+  const auto n_splits = static_cast<int32_t>(gridDim.y);
+  const auto i = static_cast<int32_t>(blockIdx.x);
   const uint64_t entry = *job.d.step % StepState::kRing;
   const StepSample sample = i < job.n_rows ? job.d.samples[i] : StepSample{};
   if (sample.row >= 0) {
@@ -319,7 +338,7 @@ __global__ void __launch_bounds__(kSampleThreads) sample_kernel(const __grid_con
     if (p.one_scan != 0) {
       const Partial mine = scan(row, job.vocab, p, sample.position,
                                 split * kSampleThreads + static_cast<int32_t>(threadIdx.x),
-                                n_splits * kSampleThreads, s.warp_best);
+                                n_splits * kSampleThreads, s.warp_best, KeepAll{});
       if (threadIdx.x == 0) {
         Partial* partials = job.partials + int64_t{i} * kMaxSplits;
         partials[split] = mine;
@@ -381,7 +400,7 @@ void Sampler::run(float* logits, int32_t n_rows, const StepState::Device& device
   const int32_t rows = std::max(n_rows, 1);
   const int32_t groups = (vocab_ + 4 * kSampleThreads - 1) / (4 * kSampleThreads);
   const int32_t splits = std::clamp(264 / rows, 1, std::clamp(groups, 1, kMaxSplits));
-  launch(sample_kernel, dim3(static_cast<unsigned>(splits), static_cast<unsigned>(rows)),
+  launch(sample_kernel, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(splits)),
          dim3(kSampleThreads), 0, stream, job);
 }
 
