@@ -74,17 +74,6 @@ __device__ __forceinline__ void score_group(Leader& best, const float (&x)[4], i
   }
 }
 
-__device__ __forceinline__ void load_group(float (&x)[4], const float* row, int32_t first,
-                                           int32_t n, bool aligned) {
-  if (aligned && first + 4 <= n) {
-    const float4 v = *reinterpret_cast<const float4*>(row + first);
-    x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
-    return;
-  }
-#pragma unroll
-  for (int j = 0; j < 4; ++j) x[j] = first + j < n ? row[first + j] : 0.0F;
-}
-
 struct KeepAll {
   __device__ bool operator()(float /*x*/, int32_t /*id*/) const { return true; }
 };
@@ -155,73 +144,76 @@ __device__ float original_logit(float x, int32_t id, const RowSampling& p, const
   return static_cast<float>(v);
 }
 
-/// sampling::adjust() of the CPU: bias, penalties, mask of stop tokens, in this order. False when
-/// the row stays as it is.
-__device__ bool adjust_row(float* x, int32_t n, const RowSampling& p, const RowLists& lists,
-                           const uint16_t* counts, int32_t n_produced) {
+/// sampling::adjust() of the CPU: bias, penalties, mask of stop tokens, in this order, for the
+/// block's tokens. False when the row stays as it is.
+__device__ bool adjust_row(float* x, int32_t n, const Team& team, const RowSampling& p,
+                           const RowLists& lists, const uint16_t* counts, int32_t n_produced) {
   const bool masks = n_produced < p.min_tokens && p.n_stop > 0;
   if (p.n_bias == 0 && p.counts == 0 && !masks) return false;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.n_bias; i += kSampleThreads) {
     const LogitBias b = lists.bias[i];
-    if (b.token >= 0 && b.token < n) x[b.token] += b.bias;
+    if (b.token >= 0 && b.token < n && team.has(b.token)) x[b.token] += b.bias;
   }
   __syncthreads();
   if (p.counts != 0) {
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n; i += kSampleThreads) {
+    for_each_logit(x, n, team, [&](float v, int32_t i) {
       const uint16_t c = counts[i];
-      if (c == 0) continue;
-      float v = x[i];
+      if (c == 0) return;
       v = v > 0.0F ? v / p.repetition_penalty : v * p.repetition_penalty;
       const int32_t in_output = c & 0x7fff;
       if (in_output > 0)
         v -= __fadd_rn(p.presence_penalty,
                        __fmul_rn(p.frequency_penalty, static_cast<float>(in_output)));
       x[i] = v;
-    }
+    });
   }
   __syncthreads();
   if (masks) {
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.n_stop; i += kSampleThreads)
-      if (lists.stop[i] >= 0 && lists.stop[i] < n) x[lists.stop[i]] = -INFINITY;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.n_stop; i += kSampleThreads) {
+      const int32_t stop = lists.stop[i];
+      if (stop >= 0 && stop < n && team.has(stop)) x[stop] = -INFINITY;
+    }
   }
   __syncthreads();
   return true;
 }
 
-struct Largest {
-  float logit;
-  bool failed;  // a logit is infinite or no number
-};
-__device__ Largest largest_of_row(const float* x, int32_t n, Candidate* scratch) {
+__device__ Largest largest_of_row(RowScratch& s, const float* x, int32_t n, const Team& team) {
   float largest = -INFINITY;
   bool bad = false;
-  for_each_logit(x, n, [&](float v, int32_t /*id*/) {
+  for_each_logit(x, n, team, [&](float v, int32_t /*id*/) {
     largest = fmaxf(largest, v);
     bad |= !finite(v);
   });
-  const bool failed = __syncthreads_or(bad ? 1 : 0) != 0;
+  const int32_t failed = __syncthreads_or(bad ? 1 : 0);
   const Candidate best =
-      best_of_block({static_cast<double>(largest), static_cast<int32_t>(threadIdx.x)}, scratch);
-  return {static_cast<float>(best.score), failed};
+      best_of_block({static_cast<double>(largest), static_cast<int32_t>(threadIdx.x)}, s.warp_best);
+  return team.combine(Largest{static_cast<float>(best.score), failed}, &s.team_largest,
+                      [](const Largest& a, const Largest& b) {
+                        return Largest{fmaxf(a.logit, b.logit), a.failed | b.failed};
+                      });
 }
 
-/// log(sum(exp(x))) of the row, and its most probable tokens in s.top, best first.
+/// log(sum(exp(x))) of the row, and its most probable tokens in the first block's s.top, best
+/// first.
 __device__ double log_sum_and_top(RowScratch& s, const Row& row, int32_t n_top) {
+  const Team& team = row.team;
+  RowScratch& lead = *team.of(&s, 0);
   double sum = 0.0;
-  for_each_logit(row.x, row.n, [&](float x, int32_t /*id*/) {
+  for_each_logit(row.x, row.n, team, [&](float x, int32_t /*id*/) {
     if (x - row.peak > -80.0F) sum += static_cast<double>(expf(x - row.peak));
   });
-  const double log_sum = static_cast<double>(row.peak) + log(sum_block(sum, s.warp_double));
+  sum = team.combine(sum_block(sum, s.warp_double), &s.team_double,
+                     [](double a, double b) { return a + b; });
+  const double log_sum = static_cast<double>(row.peak) + log(sum);
   n_top = min(n_top, row.n);
-  if (threadIdx.x == 0) s.n_top = 0;
-  __syncthreads();
   if (n_top <= 0) return log_sum;
   const Threshold best = select(s, row, Threshold{}, {.tokens = n_top});
-  for_each_logit(row.x, row.n, [&](float x, int32_t id) {
-    if (best.keeps(x, id)) s.top[atomicAdd(&s.n_top, 1)] = {id, x};
+  for_each_logit(row.x, row.n, team, [&](float x, int32_t id) {
+    if (best.keeps(x, id)) lead.top[atomicAdd(&lead.n_top, 1)] = {id, x};
   });
-  __syncthreads();
-  if (threadIdx.x == 0) {
+  team.sync();
+  if (team.rank == 0 && threadIdx.x == 0) {
     for (int32_t i = 1; i < s.n_top; ++i) {  // at most kMaxTopLogprobs: insertion sort
       const TokenLogprob c = s.top[i];
       int32_t j = i;
@@ -253,8 +245,8 @@ __device__ Candidate choose_truncated(RowScratch& s, Row row, const RowSampling&
     if (!kept.keeps(x, id) || x - row.peak < low) return false;
     return p.min_p <= 0.0F || exp(static_cast<double>(x - row.peak) * row.inverse) >= least;
   };
-  const Partial chosen = scan(row.x, row.n, p, position, static_cast<int32_t>(threadIdx.x),
-                              kSampleThreads, s.warp_best, keep);
+  const Partial chosen =
+      scan(row.x, row.n, p, position, row.team.first_group(), row.team.stride(), s.warp_best, keep);
   return {chosen.score, chosen.id};
 }
 
@@ -264,29 +256,31 @@ struct Chosen {
   int32_t failed;
 };
 
-__device__ Chosen sample_whole_row(RowScratch& s, float* x, int32_t n, const RowSampling& p,
-                                   const RowLists& lists, const uint16_t* counts,
-                                   int32_t position) {
-  const Largest raw = largest_of_row(x, n, s.warp_best);
+__device__ Chosen sample_whole_row(RowScratch& s, float* x, int32_t n, const Team& team,
+                                   const RowSampling& p, const RowLists& lists,
+                                   const uint16_t* counts, int32_t position) {
   if (threadIdx.x == 0) s.n_top = 0;
-  __syncthreads();
-  if (raw.failed) return {{0.0, -1}, 0.0F, 1};
+  team.sync();
+  const Largest raw = largest_of_row(s, x, n, team);
+  if (raw.failed != 0) return {{0.0, -1}, 0.0F, 1};
   double log_sum = 0.0;
-  if (p.n_logprobs >= 0) log_sum = log_sum_and_top(s, {x, n, raw.logit, 1.0}, p.n_logprobs);
+  if (p.n_logprobs >= 0) log_sum = log_sum_and_top(s, {x, n, raw.logit, 1.0, team}, p.n_logprobs);
   float peak = raw.logit;
-  if (adjust_row(x, n, p, lists, counts, position - p.n_prompt))
-    peak = largest_of_row(x, n, s.warp_best).logit;
+  if (adjust_row(x, n, team, p, lists, counts, position - p.n_prompt))
+    peak = largest_of_row(s, x, n, team).logit;
   Candidate best = {0.0, -1};
   if (peak != -INFINITY) {
     const bool truncates = p.top_k > 0 || p.top_p < 1.0F || p.min_p > 0.0F;
     if (p.temperature > 0.0F && truncates) {
-      best = choose_truncated(s, {x, n, peak, 1.0}, p, position);
+      best = choose_truncated(s, {x, n, peak, 1.0, team}, p, position);
     } else {
-      const Partial all = scan(x, n, p, position, static_cast<int32_t>(threadIdx.x), kSampleThreads,
-                               s.warp_best, KeepAll{});
+      const Partial all =
+          scan(x, n, p, position, team.first_group(), team.stride(), s.warp_best, KeepAll{});
       best = {all.score, all.id};  // masked logits are infinite, and the raw ones were checked
     }
   }
+  best = team.combine(best, &s.team_best,
+                      [](const Candidate& a, const Candidate& b) { return beats(b, a) ? b : a; });
   float logprob = 0.0F;
   if (best.id >= 0 && p.n_logprobs >= 0) {
     const float original = original_logit(x[best.id], best.id, p, lists, counts);
@@ -323,8 +317,10 @@ __device__ void finish_block(const Job& job, uint32_t n_blocks) {
   *static_cast<volatile uint64_t*>(&out.sequence) = step + 1;
 }
 
-/// Grid: rows x splits, so that blocks that hold a whole row spread over the multiprocessors.
-__global__ void __launch_bounds__(kSampleThreads) sample_kernel(const __grid_constant__ Job job) {
+/// Grid: rows x splits, so that teams of one block spread over the multiprocessors. A team is a
+/// cluster of splits, the first `team_size` of its row.
+__global__ void __launch_bounds__(kSampleThreads)
+    sample_kernel(const __grid_constant__ Job job, int32_t team_size) {
   __shared__ RowScratch s;
   wait_for_upstream();
   const auto split = static_cast<int32_t>(blockIdx.y);
@@ -357,11 +353,11 @@ __global__ void __launch_bounds__(kSampleThreads) sample_kernel(const __grid_con
           finish_row(job, entry, i, sample, all);
         }
       }
-    } else if (split == 0) {
+    } else if (split < team_size) {
       const uint16_t* counts = job.d.counts + int64_t{sample.row} * job.d.vocab_stride;
-      const Chosen chosen =
-          sample_whole_row(s, row, job.vocab, p, job.d.lists[sample.row], counts, sample.position);
-      if (threadIdx.x == 0) {
+      const Chosen chosen = sample_whole_row(s, row, job.vocab, {split, team_size}, p,
+                                             job.d.lists[sample.row], counts, sample.position);
+      if (split == 0 && threadIdx.x == 0) {
         finish_row(job, entry, i, sample, chosen);
         const int64_t at = static_cast<int64_t>(entry) * job.d.max_rows + i;
         job.d.sample_outcomes[at].n_top = s.n_top;
@@ -384,6 +380,11 @@ size_t Sampler::device_bytes(int32_t max_rows) {
 Sampler::Sampler(int32_t max_rows, int32_t vocab)
     : max_rows_(max_rows), vocab_(vocab), memory_(device_bytes(max_rows)) {
   TROUPE_CUDA(cudaMemset(memory_.data(), 0, memory_.bytes()));
+  int device = 0;
+  int clusters = 0;
+  TROUPE_CUDA(cudaGetDevice(&device));
+  TROUPE_CUDA(cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device));
+  clusters_ = clusters != 0;
 }
 
 void Sampler::run(float* logits, int32_t n_rows, const StepState::Device& device,
@@ -399,9 +400,13 @@ void Sampler::run(float* logits, int32_t n_rows, const StepState::Device& device
   job.d = device;
   const int32_t rows = std::max(n_rows, 1);
   const int32_t groups = (vocab_ + 4 * kSampleThreads - 1) / (4 * kSampleThreads);
-  const int32_t splits = std::clamp(264 / rows, 1, std::clamp(groups, 1, kMaxSplits));
-  launch(sample_kernel, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(splits)),
-         dim3(kSampleThreads), 0, stream, job);
+  int32_t splits = std::clamp(264 / rows, 1, std::clamp(groups, 1, kMaxSplits));
+  int32_t team = 1;
+  while (clusters_ && team < kMostInTeam && 2 * team <= splits) team *= 2;
+  splits -= splits % team;
+  launch_clusters(sample_kernel, dim3(1, static_cast<unsigned>(team)),
+                  dim3(static_cast<unsigned>(rows), static_cast<unsigned>(splits)),
+                  dim3(kSampleThreads), 0, stream, job, team);
 }
 
 }  // namespace troupe::cuda

@@ -1,19 +1,24 @@
 #pragma once
 
 #include "gpu/cuda/sampler_noise.cuh"
+#include "gpu/cuda/sampler_team.cuh"
 #include "gpu/cuda/step_state.h"
 
 #include <cmath>
 #include <cstdint>
 
-// Rows that truncate, penalise or want log-probabilities: one block holds the whole row. Thresholds
+// Rows that truncate, penalise or want log-probabilities: a team of blocks has the row. Thresholds
 // are found by histograms and by listing the tokens of the one bin that matters, without sorting.
 // Masses are fixed-point, so that sums do not depend on the order of threads.
 
 namespace troupe::cuda {
 
-constexpr int kSampleThreads = 512;
+struct Largest {
+  float logit;
+  int32_t failed;  // a logit is infinite or no number
+};
 
+/// One block's. Lists and results are those of the team's first block.
 struct RowScratch {
   static constexpr int kBins = 2048;
   static constexpr int kListed = 1024;
@@ -32,32 +37,41 @@ struct RowScratch {
   int32_t cutoff;
   int32_t n_top;
   TokenLogprob top[kMaxTopLogprobs];
+  // what a block tells its team
+  Largest team_largest;
+  double team_double;
+  Candidate team_best;
 };
+
+__device__ __forceinline__ void load_group(float (&x)[4], const float* row, int32_t first,
+                                           int32_t n, bool aligned) {
+  if (aligned && first + 4 <= n) {
+    const float4 v = *reinterpret_cast<const float4*>(row + first);
+    x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) x[j] = first + j < n ? row[first + j] : 0.0F;
+}
 
 /// f(logit, token id) for this thread's part of a row, many loads in flight.
 template <class F>
-__device__ __forceinline__ void for_each_logit(const float* x, int32_t n, F&& f) {
+__device__ __forceinline__ void for_each_logit(const float* row, int32_t n, const Team& team,
+                                               F&& f) {
   constexpr int kDeep = 4;
-  const int32_t n4 = reinterpret_cast<uintptr_t>(x) % 16 == 0 ? n / 4 : 0;
-  const auto* groups = reinterpret_cast<const float4*>(x);
-  auto g = static_cast<int32_t>(threadIdx.x);
-  for (; g < n4; g += kDeep * kSampleThreads) {
-    float4 v[kDeep];
+  const bool aligned = reinterpret_cast<uintptr_t>(row) % 16 == 0;
+  for (int32_t g = team.first_group(); g * 4 < n; g += kDeep * team.stride()) {
+    float x[kDeep][4];
 #pragma unroll
-    for (int u = 0; u < kDeep; ++u)
-      if (g + u * kSampleThreads < n4) v[u] = groups[g + u * kSampleThreads];
+    for (int u = 0; u < kDeep; ++u) load_group(x[u], row, (g + u * team.stride()) * 4, n, aligned);
 #pragma unroll
     for (int u = 0; u < kDeep; ++u) {
-      const int32_t id = (g + u * kSampleThreads) * 4;
-      if (g + u * kSampleThreads >= n4) break;
-      f(v[u].x, id);
-      f(v[u].y, id + 1);
-      f(v[u].z, id + 2);
-      f(v[u].w, id + 3);
+      const int32_t id = (g + u * team.stride()) * 4;
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (id + j < n) f(x[u][j], id + j);
     }
   }
-  for (int32_t i = n4 * 4 + static_cast<int32_t>(threadIdx.x); i < n; i += kSampleThreads)
-    f(x[i], i);
 }
 
 /// Descending logits are ascending keys' complement: a > b as floats iff key(a) > key(b).
@@ -85,6 +99,7 @@ struct Row {
   int32_t n;
   float peak;
   double inverse;  // of the temperature
+  Team team;
 };
 
 /// Of a token relative to the most probable one, in units of 2^-40.
@@ -170,29 +185,52 @@ __device__ inline void find_bin(RowScratch& s, unsigned long long wanted) {
 __device__ inline void clear_bins(RowScratch& s) {
   for (int i = static_cast<int>(threadIdx.x); i < RowScratch::kBins; i += kSampleThreads)
     s.low[i] = s.high[i] = 0;
+  if (threadIdx.x == 0) s.n_listed = 0;
   __syncthreads();
 }
 
-/// Lists the tokens of one linear bin; false when they are too many.
+/// After all blocks have filled their bins: everybody gets the sums. A block adds up its part of
+/// the bins and is the only one that touches them in any block.
+__device__ inline void merge_bins(RowScratch& s, const Team& team) {
+  team.sync();
+  if (team.size == 1) return;
+  const int part = RowScratch::kBins / team.size;
+  for (int i = static_cast<int>(threadIdx.x); i < part; i += kSampleThreads) {
+    const int bin = team.rank * part + i;
+    unsigned long long sum = 0;
+    for (int r = 0; r < team.size; ++r) sum += weight_of_bin(*team.of(&s, r), bin);
+    for (int r = 0; r < team.size; ++r) {
+      RowScratch& other = *team.of(&s, r);
+      other.low[bin] = static_cast<uint32_t>(sum);
+      other.high[bin] = static_cast<uint32_t>(sum >> 32);
+    }
+  }
+  team.sync();
+}
+
+/// Lists the tokens of one linear bin in the team's first block; false when they are too many.
+/// clear_bins() comes before.
 __device__ inline bool list_bin(RowScratch& s, const Row& row, const Threshold& set, bool by_count,
                                 uint32_t bin) {
-  if (threadIdx.x == 0) s.n_listed = 0;
-  __syncthreads();
-  for_each_logit(row.x, row.n, [&](float x, int32_t id) {
+  RowScratch& first = *row.team.of(&s, 0);
+  for_each_logit(row.x, row.n, row.team, [&](float x, int32_t id) {
     if (linear_bin(row, x) != bin || !set.keeps(x, id)) return;
-    const uint32_t at = atomicAdd(&s.n_listed, 1U);
+    const uint32_t at = atomicAdd(&first.n_listed, 1U);
     if (at >= RowScratch::kListed) return;
-    s.listed[at] =
+    first.listed[at] =
         static_cast<uint64_t>(sort_key(x)) << 32 | (0xffffffffU - static_cast<uint32_t>(id));
-    s.listed_mass[at] = weight(row, x, by_count);
+    first.listed_mass[at] = weight(row, x, by_count);
   });
-  __syncthreads();
-  return s.n_listed <= RowScratch::kListed;
+  row.team.sync();
+  const bool all = first.n_listed <= RowScratch::kListed;
+  row.team.sync();
+  return all;
 }
 
 /// select() among the listed tokens: each finds out what goes before it.
-__device__ inline Threshold select_listed(RowScratch& s, unsigned long long wanted) {
-  const uint32_t n = s.n_listed;
+__device__ inline Threshold select_listed(RowScratch& s, const Team& team,
+                                          unsigned long long wanted) {
+  const uint32_t n = team.rank == 0 ? s.n_listed : 0;
   for (uint32_t i = threadIdx.x; i < n; i += kSampleThreads) {
     const uint64_t mine = s.listed[i];
     unsigned long long before = 0;
@@ -207,11 +245,12 @@ __device__ inline Threshold select_listed(RowScratch& s, unsigned long long want
       s.cutoff = static_cast<int32_t>(0xffffffffU - static_cast<uint32_t>(mine));
     }
   }
-  __syncthreads();
+  team.sync();
+  const RowScratch& first = *team.of(&s, 0);
   Threshold out;
-  out.key = s.cut_key;
-  out.cutoff = s.cutoff;
-  __syncthreads();
+  out.key = first.cut_key;
+  out.cutoff = first.cutoff;
+  team.sync();
   return out;
 }
 
@@ -226,11 +265,12 @@ struct Wanted {
 __device__ inline Threshold select(RowScratch& s, const Row& row, const Threshold& set,
                                    const Wanted& much) {
   const bool by_count = much.tokens > 0;
+  const Team& team = row.team;
   clear_bins(s);
-  for_each_logit(row.x, row.n, [&](float x, int32_t id) {
+  for_each_logit(row.x, row.n, team, [&](float x, int32_t id) {
     if (set.keeps(x, id)) add_to_bin(s, linear_bin(row, x), weight(row, x, by_count));
   });
-  __syncthreads();
+  merge_bins(s, team);
   const unsigned long long total = weight_of_bins(s);
   auto left = static_cast<unsigned long long>(much.tokens);
   if (by_count && total <= left) return set;
@@ -242,7 +282,7 @@ __device__ inline Threshold select(RowScratch& s, const Row& row, const Threshol
   const uint32_t linear = s.bin;
   left -= s.before;
   __syncthreads();
-  if (list_bin(s, row, set, by_count, linear)) return select_listed(s, left);
+  if (list_bin(s, row, set, by_count, linear)) return select_listed(s, team, left);
   // Many tokens, most of them equal as a rule: by the bits of their logits.
   uint32_t prefix = 0;
   int shift = 32;
@@ -251,13 +291,13 @@ __device__ inline Threshold select(RowScratch& s, const Row& row, const Threshol
     shift -= widths[level];
     clear_bins(s);
     const uint32_t mask = (1U << widths[level]) - 1;
-    for_each_logit(row.x, row.n, [&](float x, int32_t id) {
+    for_each_logit(row.x, row.n, team, [&](float x, int32_t id) {
       if (!set.keeps(x, id) || linear_bin(row, x) != linear) return;
       const uint32_t key = sort_key(x);
       if (level > 0 && (key >> (shift + widths[level])) != prefix) return;
       add_to_bin(s, (key >> shift) & mask, weight(row, x, by_count));
     });
-    __syncthreads();
+    merge_bins(s, team);
     find_bin(s, left);
     left -= s.before;
     prefix = prefix << widths[level] | s.bin;
@@ -275,10 +315,11 @@ __device__ inline Threshold select(RowScratch& s, const Row& row, const Threshol
   const uint32_t n_at_key = need < here ? static_cast<uint32_t>(need) : here;
   __syncthreads();
   if (n_at_key == here) return out;
-  // Some of several equal logits: count them off in the order of their ids.
+  // Some of several equal logits: one block counts them off in the order of their ids.
   if (threadIdx.x == 0) s.cutoff = 0x7fffffff;
   uint32_t seen = 0;
-  for (int32_t begin = 0; begin < row.n && seen < n_at_key; begin += kSampleThreads) {
+  for (int32_t begin = 0; team.rank == 0 && begin < row.n && seen < n_at_key;
+       begin += kSampleThreads) {
     const int32_t i = begin + static_cast<int32_t>(threadIdx.x);
     const bool hit = i < row.n && sort_key(row.x[i]) == prefix && set.keeps(row.x[i], i);
     const uint32_t votes = __ballot_sync(~0U, hit);
@@ -295,8 +336,9 @@ __device__ inline Threshold select(RowScratch& s, const Row& row, const Threshol
     seen = total;
     __syncthreads();
   }
-  out.cutoff = s.cutoff;
-  __syncthreads();
+  team.sync();
+  out.cutoff = team.of(&s, 0)->cutoff;
+  team.sync();
   return out;
 }
 
