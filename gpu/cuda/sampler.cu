@@ -36,12 +36,13 @@ __device__ __forceinline__ bool finite(float x) {
 }
 
 /// Best candidate of the block, in every thread.
-__device__ Candidate best_of_block(Candidate c, Candidate* scratch) {
+__device__ __noinline__ Candidate best_of_block(Candidate c, Candidate* scratch) {
   c = best_of_warp(c);
   __syncthreads();
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = c;
   __syncthreads();
   c = scratch[0];
+#pragma unroll 1
   for (int w = 1; w < kSampleThreads / 32; ++w)
     if (beats(scratch[w], c)) c = scratch[w];
   return c;
@@ -56,6 +57,11 @@ struct Leader {
   int32_t id = -1;
 };
 
+__device__ __noinline__ bool beats_exactly(Leader a, Leader b, float temperature) {
+  const Candidate x = {exact_score(a.logit, temperature, a.word), a.id};
+  return beats(x, {exact_score(b.logit, temperature, b.word), b.id});
+}
+
 __device__ __forceinline__ void score_group(Leader& best, const float (&x)[4], int32_t first,
                                             int32_t n, const RowSampling& p, int32_t position,
                                             float inverse) {
@@ -68,8 +74,7 @@ __device__ __forceinline__ void score_group(Leader& best, const float (&x)[4], i
     if (best.id < 0 || c.approximate > best.approximate + margin) {
       best = c;
     } else if (!(c.approximate < best.approximate - margin)) {
-      const Candidate mine = {exact_score(c.logit, p.temperature, c.word), c.id};
-      if (beats(mine, {exact_score(best.logit, p.temperature, best.word), best.id})) best = c;
+      if (beats_exactly(c, best, p.temperature)) best = c;
     }
   }
 }
@@ -79,11 +84,10 @@ struct KeepAll {
 };
 
 /// Tokens of groups begin, begin + stride ... that are kept: arg max, with noise unless greedy
-/// (which keeps all).
-template <class Keep>
+/// (which keeps all). kDeep groups are in flight.
+template <int kDeep, class Keep>
 __device__ Partial scan(const float* row, int32_t n, const RowSampling& p, int32_t position,
                         int32_t begin, int32_t stride, Candidate* scratch, const Keep& keep) {
-  constexpr int kDeep = 4;  // groups in flight
   const bool aligned = reinterpret_cast<uintptr_t>(row) % 16 == 0;
   const bool greedy = !(p.temperature > 0.0F);
   const float inverse = greedy ? 0.0F : 1.0F / p.temperature;
@@ -91,6 +95,7 @@ __device__ Partial scan(const float* row, int32_t n, const RowSampling& p, int32
   float largest = -INFINITY;
   int32_t largest_id = -1;
   bool bad = false;
+#pragma unroll 1
   for (int32_t first = begin; first * 4 < n; first += kDeep * stride) {
     float x[kDeep][4];
 #pragma unroll
@@ -128,8 +133,8 @@ __device__ Partial scan(const float* row, int32_t n, const RowSampling& p, int32
 // ---- a row that needs all its logits at once ----------------------------------------------------
 
 /// The logit before adjust_row(): undoes it for the chosen token.
-__device__ float original_logit(float x, int32_t id, const RowSampling& p, const RowLists& lists,
-                                const uint16_t* counts) {
+__device__ __noinline__ float original_logit(float x, int32_t id, const RowSampling& p,
+                                             const RowLists& lists, const uint16_t* counts) {
   auto v = static_cast<double>(x);
   if (p.counts != 0 && counts[id] != 0) {
     const int32_t in_output = counts[id] & 0x7fff;
@@ -156,7 +161,7 @@ __device__ bool adjust_row(float* x, int32_t n, const Team& team, const RowSampl
   }
   __syncthreads();
   if (p.counts != 0) {
-    for_each_logit(x, n, team, [&](float v, int32_t i) {
+    for_each_logit<kFew>(x, n, team, [&](float v, int32_t i) {
       const uint16_t c = counts[i];
       if (c == 0) return;
       v = v > 0.0F ? v / p.repetition_penalty : v * p.repetition_penalty;
@@ -181,7 +186,7 @@ __device__ bool adjust_row(float* x, int32_t n, const Team& team, const RowSampl
 __device__ Largest largest_of_row(RowScratch& s, const float* x, int32_t n, const Team& team) {
   float largest = -INFINITY;
   bool bad = false;
-  for_each_logit(x, n, team, [&](float v, int32_t /*id*/) {
+  for_each_logit<kMany>(x, n, team, [&](float v, int32_t /*id*/) {
     largest = fmaxf(largest, v);
     bad |= !finite(v);
   });
@@ -196,11 +201,11 @@ __device__ Largest largest_of_row(RowScratch& s, const float* x, int32_t n, cons
 
 /// log(sum(exp(x))) of the row, and its most probable tokens in the first block's s.top, best
 /// first.
-__device__ double log_sum_and_top(RowScratch& s, const Row& row, int32_t n_top) {
+__device__ __noinline__ double log_sum_and_top(RowScratch& s, const Row& row, int32_t n_top) {
   const Team& team = row.team;
   RowScratch& lead = *team.of(&s, 0);
   double sum = 0.0;
-  for_each_logit(row.x, row.n, team, [&](float x, int32_t /*id*/) {
+  for_each_logit<kFew>(row.x, row.n, team, [&](float x, int32_t /*id*/) {
     if (x - row.peak > -80.0F) sum += static_cast<double>(expf(x - row.peak));
   });
   sum = team.combine(sum_block(sum, s.warp_double), &s.team_double,
@@ -209,7 +214,7 @@ __device__ double log_sum_and_top(RowScratch& s, const Row& row, int32_t n_top) 
   n_top = min(n_top, row.n);
   if (n_top <= 0) return log_sum;
   const Threshold best = select(s, row, Threshold{}, {.tokens = n_top});
-  for_each_logit(row.x, row.n, team, [&](float x, int32_t id) {
+  for_each_logit<kFew>(row.x, row.n, team, [&](float x, int32_t id) {
     if (best.keeps(x, id)) lead.top[atomicAdd(&lead.n_top, 1)] = {id, x};
   });
   team.sync();
@@ -230,23 +235,29 @@ __device__ double log_sum_and_top(RowScratch& s, const Row& row, int32_t n_top) 
   return log_sum;
 }
 
-/// sampling::choose_truncated() of the CPU on an adjusted row.
-__device__ Candidate choose_truncated(RowScratch& s, Row row, const RowSampling& p,
-                                      int32_t position) {
-  row.inverse = 1.0 / static_cast<double>(p.temperature);
+/// Of a token relative to the most probable one. Not inlined, as exact_score().
+__device__ __noinline__ double exact_probability(float below_peak, double inverse) {
+  return exp(static_cast<double>(below_peak) * inverse);
+}
+
+/// What the CPU chooses from an adjusted row: see sampling::choose_truncated().
+__device__ Candidate choose(RowScratch& s, Row row, const RowSampling& p, int32_t position) {
+  const bool greedy = !(p.temperature > 0.0F);
+  row.inverse = greedy ? 1.0 : 1.0 / static_cast<double>(p.temperature);
   Threshold kept;
-  if (p.top_k > 0 && p.top_k < row.n) kept = select(s, row, kept, {.tokens = p.top_k});
-  if (p.top_p < 1.0F) kept = select(s, row, kept, {.share = static_cast<double>(p.top_p)});
+  if (!greedy && p.top_k > 0 && p.top_k < row.n) kept = select(s, row, kept, {.tokens = p.top_k});
+  if (!greedy && p.top_p < 1.0F)
+    kept = select(s, row, kept, {.share = static_cast<double>(p.top_p)});
   const double least = static_cast<double>(p.min_p);
   const float low = p.min_p > 0.0F
                         ? static_cast<float>(log(least) / row.inverse) - 1e-3F * p.temperature
                         : -INFINITY;
   const auto keep = [&](float x, int32_t id) {
     if (!kept.keeps(x, id) || x - row.peak < low) return false;
-    return p.min_p <= 0.0F || exp(static_cast<double>(x - row.peak) * row.inverse) >= least;
+    return p.min_p <= 0.0F || exact_probability(x - row.peak, row.inverse) >= least;
   };
-  const Partial chosen =
-      scan(row.x, row.n, p, position, row.team.first_group(), row.team.stride(), s.warp_best, keep);
+  const Partial chosen = scan<kFew>(row.x, row.n, p, position, row.team.first_group(),
+                                    row.team.stride(), s.warp_best, keep);
   return {chosen.score, chosen.id};
 }
 
@@ -269,16 +280,7 @@ __device__ Chosen sample_whole_row(RowScratch& s, float* x, int32_t n, const Tea
   if (adjust_row(x, n, team, p, lists, counts, position - p.n_prompt))
     peak = largest_of_row(s, x, n, team).logit;
   Candidate best = {0.0, -1};
-  if (peak != -INFINITY) {
-    const bool truncates = p.top_k > 0 || p.top_p < 1.0F || p.min_p > 0.0F;
-    if (p.temperature > 0.0F && truncates) {
-      best = choose_truncated(s, {x, n, peak, 1.0, team}, p, position);
-    } else {
-      const Partial all =
-          scan(x, n, p, position, team.first_group(), team.stride(), s.warp_best, KeepAll{});
-      best = {all.score, all.id};  // masked logits are infinite, and the raw ones were checked
-    }
-  }
+  if (peak != -INFINITY) best = choose(s, {x, n, peak, 1.0, team}, p, position);
   best = team.combine(best, &s.team_best,
                       [](const Candidate& a, const Candidate& b) { return beats(b, a) ? b : a; });
   float logprob = 0.0F;
@@ -332,9 +334,9 @@ __global__ void __launch_bounds__(kSampleThreads)
     const RowSampling p = job.d.sampling[sample.row];
     float* row = job.logits + int64_t{i} * job.vocab;
     if (p.one_scan != 0) {
-      const Partial mine = scan(row, job.vocab, p, sample.position,
-                                split * kSampleThreads + static_cast<int32_t>(threadIdx.x),
-                                n_splits * kSampleThreads, s.warp_best, KeepAll{});
+      const Partial mine = scan<kMany>(row, job.vocab, p, sample.position,
+                                       split * kSampleThreads + static_cast<int32_t>(threadIdx.x),
+                                       n_splits * kSampleThreads, s.warp_best, KeepAll{});
       if (threadIdx.x == 0) {
         Partial* partials = job.partials + int64_t{i} * kMaxSplits;
         partials[split] = mine;

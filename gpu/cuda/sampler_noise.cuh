@@ -35,8 +35,9 @@ __device__ __forceinline__ Words random_words(uint64_t seed, int32_t position, u
   return {{c0, c1, c2, c3}};
 }
 
-/// logit / temperature plus Gumbel noise, exactly as the CPU computes it.
-__device__ inline double exact_score(float logit, float temperature, uint32_t word) {
+/// logit / temperature plus Gumbel noise, exactly as the CPU computes it. Not inlined: seldom
+/// called, and two logarithms in each unrolled copy of a loop overflow the instruction caches.
+static __device__ __noinline__ double exact_score(float logit, float temperature, uint32_t word) {
   const double u = (static_cast<double>(word) + 0.5) / 4294967296.0;
   return static_cast<double>(logit) / static_cast<double>(temperature) - log(-log(u));
 }

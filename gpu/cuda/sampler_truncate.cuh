@@ -54,12 +54,13 @@ __device__ __forceinline__ void load_group(float (&x)[4], const float* row, int3
   for (int j = 0; j < 4; ++j) x[j] = first + j < n ? row[first + j] : 0.0F;
 }
 
-/// f(logit, token id) for this thread's part of a row, many loads in flight.
-template <class F>
+/// f(logit, token id) for this thread's part of a row, kDeep loads in flight: more than a few only
+/// help a short f, as its unrolled copies must fit the instruction caches.
+template <int kDeep, class F>
 __device__ __forceinline__ void for_each_logit(const float* row, int32_t n, const Team& team,
                                                F&& f) {
-  constexpr int kDeep = 4;
   const bool aligned = reinterpret_cast<uintptr_t>(row) % 16 == 0;
+#pragma unroll 1
   for (int32_t g = team.first_group(); g * 4 < n; g += kDeep * team.stride()) {
     float x[kDeep][4];
 #pragma unroll
@@ -73,6 +74,9 @@ __device__ __forceinline__ void for_each_logit(const float* row, int32_t n, cons
     }
   }
 }
+
+constexpr int kFew = 2;
+constexpr int kMany = 4;
 
 /// Descending logits are ascending keys' complement: a > b as floats iff key(a) > key(b).
 __device__ __forceinline__ uint32_t sort_key(float x) {
@@ -147,7 +151,9 @@ __device__ inline unsigned long long weight_of_bins(RowScratch& s) {
   unsigned long long sum = 0;
   for (int i = static_cast<int>(threadIdx.x); i < RowScratch::kBins; i += kSampleThreads)
     sum += weight_of_bin(s, i);
-  return sum_block(sum, s.warp_mass);
+  sum = sum_block(sum, s.warp_mass);
+  __syncthreads();  // find_bin() writes there
+  return sum;
 }
 
 /// Finds the bin in which the running weight, from the highest bin down, reaches `wanted`, and what
@@ -198,7 +204,9 @@ __device__ inline void merge_bins(RowScratch& s, const Team& team) {
   for (int i = static_cast<int>(threadIdx.x); i < part; i += kSampleThreads) {
     const int bin = team.rank * part + i;
     unsigned long long sum = 0;
+#pragma unroll 1
     for (int r = 0; r < team.size; ++r) sum += weight_of_bin(*team.of(&s, r), bin);
+#pragma unroll 1
     for (int r = 0; r < team.size; ++r) {
       RowScratch& other = *team.of(&s, r);
       other.low[bin] = static_cast<uint32_t>(sum);
@@ -213,7 +221,7 @@ __device__ inline void merge_bins(RowScratch& s, const Team& team) {
 __device__ inline bool list_bin(RowScratch& s, const Row& row, const Threshold& set, bool by_count,
                                 uint32_t bin) {
   RowScratch& first = *row.team.of(&s, 0);
-  for_each_logit(row.x, row.n, row.team, [&](float x, int32_t id) {
+  for_each_logit<kFew>(row.x, row.n, row.team, [&](float x, int32_t id) {
     if (linear_bin(row, x) != bin || !set.keeps(x, id)) return;
     const uint32_t at = atomicAdd(&first.n_listed, 1U);
     if (at >= RowScratch::kListed) return;
@@ -262,12 +270,12 @@ struct Wanted {
 
 /// The smallest set of most probable tokens within `set` that has what is wanted; lower ids first
 /// among equals. `set` itself when it has fewer tokens.
-__device__ inline Threshold select(RowScratch& s, const Row& row, const Threshold& set,
-                                   const Wanted& much) {
+static __device__ __noinline__ Threshold select(RowScratch& s, Row row, Threshold set,
+                                                Wanted much) {
   const bool by_count = much.tokens > 0;
   const Team& team = row.team;
   clear_bins(s);
-  for_each_logit(row.x, row.n, team, [&](float x, int32_t id) {
+  for_each_logit<kFew>(row.x, row.n, team, [&](float x, int32_t id) {
     if (set.keeps(x, id)) add_to_bin(s, linear_bin(row, x), weight(row, x, by_count));
   });
   merge_bins(s, team);
@@ -287,11 +295,12 @@ __device__ inline Threshold select(RowScratch& s, const Row& row, const Threshol
   uint32_t prefix = 0;
   int shift = 32;
   const int widths[3] = {11, 11, 10};
+#pragma unroll 1
   for (int level = 0; level < 3; ++level) {
     shift -= widths[level];
     clear_bins(s);
     const uint32_t mask = (1U << widths[level]) - 1;
-    for_each_logit(row.x, row.n, team, [&](float x, int32_t id) {
+    for_each_logit<kFew>(row.x, row.n, team, [&](float x, int32_t id) {
       if (!set.keeps(x, id) || linear_bin(row, x) != linear) return;
       const uint32_t key = sort_key(x);
       if (level > 0 && (key >> (shift + widths[level])) != prefix) return;
@@ -318,6 +327,7 @@ __device__ inline Threshold select(RowScratch& s, const Row& row, const Threshol
   // Some of several equal logits: one block counts them off in the order of their ids.
   if (threadIdx.x == 0) s.cutoff = 0x7fffffff;
   uint32_t seen = 0;
+#pragma unroll 1
   for (int32_t begin = 0; team.rank == 0 && begin < row.n && seen < n_at_key;
        begin += kSampleThreads) {
     const int32_t i = begin + static_cast<int32_t>(threadIdx.x);
@@ -328,6 +338,7 @@ __device__ inline Threshold select(RowScratch& s, const Row& row, const Threshol
     __syncthreads();
     uint32_t rank = seen + static_cast<uint32_t>(__popc(votes & ((1U << threadIdx.x % 32) - 1)));
     uint32_t total = seen;
+#pragma unroll 1
     for (unsigned w = 0; w < kSampleThreads / 32; ++w) {
       if (w < threadIdx.x / 32) rank += s.warp_count[w];
       total += s.warp_count[w];
