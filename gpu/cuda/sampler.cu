@@ -321,7 +321,7 @@ __device__ void finish_block(const Job& job, uint32_t n_blocks) {
 
 /// Grid: rows x splits, so that teams of one block spread over the multiprocessors. A team is a
 /// cluster of splits, the first `team_size` of its row.
-__global__ void __launch_bounds__(kSampleThreads)
+__global__ void __launch_bounds__(kSampleThreads, 2)
     sample_kernel(const __grid_constant__ Job job, int32_t team_size) {
   __shared__ RowScratch s;
   wait_for_upstream();
@@ -331,12 +331,12 @@ __global__ void __launch_bounds__(kSampleThreads)
   const uint64_t entry = *job.d.step % StepState::kRing;
   const StepSample sample = i < job.n_rows ? job.d.samples[i] : StepSample{};
   if (sample.row >= 0) {
-    const RowSampling p = job.d.sampling[sample.row];
+    const RowSampling& p = job.d.sampling[sample.row];
     float* row = job.logits + int64_t{i} * job.vocab;
     if (p.one_scan != 0) {
-      const Partial mine = scan<kMany>(row, job.vocab, p, sample.position,
-                                       split * kSampleThreads + static_cast<int32_t>(threadIdx.x),
-                                       n_splits * kSampleThreads, s.warp_best, KeepAll{});
+      const Partial mine = scan<kFew>(row, job.vocab, p, sample.position,
+                                      split * kSampleThreads + static_cast<int32_t>(threadIdx.x),
+                                      n_splits * kSampleThreads, s.warp_best, KeepAll{});
       if (threadIdx.x == 0) {
         Partial* partials = job.partials + int64_t{i} * kMaxSplits;
         partials[split] = mine;
