@@ -3,12 +3,12 @@
 #include "gpu/cuda/device.h"
 #include "gpu/cuda/executor.h"
 #include "launch/bench_device.h"
+#include "launch/bench_step_options.h"
 #include "nccl/communicators.h"
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <numeric>
 #include <random>
 #include <sstream>
@@ -19,15 +19,6 @@ namespace troupe {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-constexpr const char* kUsage =
-    "usage: [mpirun -n N] bench step [--model llama-3-8b|...|DIRECTORY] [--weights bf16|fp8]\n"
-    "  [--kv bf16|fp8] [--rows 1,16,64] [--context 512,1024] [--prefill 512,2048]\n"
-    "  [--saturate REQUESTS,IN,OUT] [--prefill-first (no decodes while a prompt can be computed)]\n"
-    "  [--tp N (one rank's share, collectives left out)]\n"
-    "  [--replay LOG (of `serve --record`, with the service's --max-rows and --kv-tokens)]\n"
-    "  [--max-rows N] [--step-tokens N] [--max-context N] [--kv-tokens N] [--steps N]\n"
-    "  [--tune-file F] [--eager] [--no-tune] [--retune (use no shipped table)]";
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -46,23 +37,10 @@ class ShapeOnly final : public Checkpoint {
   ModelConfig config_;
 };
 
-struct Options {
-  int32_t tp = 1;  // ranks that share the model, here or not
-  std::string model = "llama-3-8b";
-  std::vector<int32_t> rows;
-  std::vector<int32_t> contexts = {1024};
-  std::vector<int32_t> prefill;
-  std::vector<int32_t> saturate;  // requests, in, out
-  bool prefill_first = false;
-  std::string replay;  // log, empty = none
-  int32_t steps = 40;
-  ExecutorOptions executor;
-  cuda::Variant variant;
-};
-
 class Bench {
  public:
-  Bench(const Options& options, ModelConfig config, Executor& executor, const DeviceLimits& limits)
+  Bench(const BenchStepOptions& options, ModelConfig config, Executor& executor,
+        const DeviceLimits& limits)
       : options_(options), config_(std::move(config)), executor_(executor), limits_(limits) {
     std::vector<int32_t> all(static_cast<size_t>(executor.n_slots()));
     std::iota(all.begin(), all.end(), 0);
@@ -348,7 +326,7 @@ class Bench {
     std::fflush(stdout);
   }
 
-  const Options& options_;
+  const BenchStepOptions& options_;
   ModelConfig config_;
   Executor& executor_;
   DeviceLimits limits_;
@@ -360,83 +338,12 @@ class Bench {
   std::vector<double> total_us_, idle_us_, compute_us_;
 };
 
-std::vector<int32_t> numbers(const std::string& list) {
-  std::vector<int32_t> out;
-  std::istringstream in(list);
-  for (std::string part; std::getline(in, part, ',');) out.push_back(std::atoi(part.c_str()));
-  return out;
-}
-
-bool parse(int argc, char** argv, Options& o) {
-  o.executor.device = DeviceKind::kCuda;
-  o.executor.dummy_weights = true;
-  o.executor.n_slots = 0;
-  o.executor.max_rows = 256;
-  o.executor.max_step_tokens = 2048;
-  o.variant.random_pool = true;
-  for (int i = 1; i < argc; ++i) {
-    const std::string arg = argv[i];
-    if (arg == "--eager") {
-      o.variant.graphs = false;
-      continue;
-    }
-    if (arg == "--prefill-first") {
-      o.prefill_first = true;
-      continue;
-    }
-    if (arg == "--retune") {
-      o.variant.shipped_tune = false;
-      continue;
-    }
-    if (arg == "--no-tune") {
-      o.variant.tune = false;
-      continue;
-    }
-    if (i + 1 == argc) return false;
-    const std::string value = argv[++i];
-    const int32_t number = std::atoi(value.c_str());
-    if (arg == "--model")
-      o.model = value;
-    else if (arg == "--weights")
-      o.executor.fp8_weights = value == "fp8";
-    else if (arg == "--kv")
-      o.executor.fp8_kv = value == "fp8";
-    else if (arg == "--rows")
-      o.rows = numbers(value);
-    else if (arg == "--context")
-      o.contexts = numbers(value);
-    else if (arg == "--prefill")
-      o.prefill = numbers(value);
-    else if (arg == "--saturate")
-      o.saturate = numbers(value);
-    else if (arg == "--replay")
-      o.replay = value;
-    else if (arg == "--tp")
-      o.variant.share_of = number;
-    else if (arg == "--max-rows")
-      o.executor.max_rows = number;
-    else if (arg == "--step-tokens")
-      o.executor.max_step_tokens = number;
-    else if (arg == "--max-context")
-      o.executor.max_context = number;
-    else if (arg == "--kv-tokens")
-      o.executor.n_slots = number;
-    else if (arg == "--steps")
-      o.steps = std::max(number, 2);
-    else if (arg == "--tune-file")
-      o.executor.tune_file = value;
-    else
-      return false;
-  }
-  return o.saturate.empty() || o.saturate.size() == 3;
-}
-
 int run(int argc, char** argv, Communicator& communicator, int32_t device_index,
         const ReadLoads& read) {
   const auto start = Clock::now();
-  Options options;
-  if (!parse(argc, argv, options)) {
-    std::fprintf(stderr, "%s\n", kUsage);
+  BenchStepOptions options;
+  if (!parse_bench_step(argc, argv, options)) {
+    std::fprintf(stderr, "%s\n", kBenchStepUsage);
     return 2;
   }
   const Result<ModelConfig> config = find_bench_model(options.model);
