@@ -62,13 +62,25 @@ __device__ __noinline__ bool beats_exactly(Leader a, Leader b, float temperature
   return beats(x, {exact_score(b.logit, temperature, b.word), b.id});
 }
 
+/// What a score must reach to matter: about the best of the warp. Any lane may be missing.
+__device__ __forceinline__ float bar_of_warp(const Leader& best) {
+#if __CUDA_ARCH__ >= 800
+  const float mine = best.id >= 0 ? best.approximate : -INFINITY;
+  const float bar = from_key(__reduce_max_sync(__activemask(), sort_key(mine)));
+  return bar - score_margin(bar, bar);
+#else
+  return -INFINITY;
+#endif
+}
+
 __device__ __forceinline__ void score_group(Leader& best, const float (&x)[4], int32_t first,
                                             int32_t n, const RowSampling& p, int32_t position,
-                                            float inverse) {
+                                            float inverse, float bar) {
   const Words words = random_words(p.seed, position, static_cast<uint32_t>(first) / 4);
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     if (first + j >= n || x[j] == -INFINITY) continue;
+    if (score_bound(x[j], inverse, words.w[j]) < bar) continue;
     const Leader c = {approximate_score(x[j], inverse, words.w[j]), x[j], words.w[j], first + j};
     const float margin = score_margin(c.approximate, best.approximate);
     if (best.id < 0 || c.approximate > best.approximate + margin) {
@@ -100,6 +112,7 @@ __device__ Partial scan(const float* row, int32_t n, const RowSampling& p, int32
     float x[kDeep][4];
 #pragma unroll
     for (int u = 0; u < kDeep; ++u) load_group(x[u], row, (first + u * stride) * 4, n, aligned);
+    const float bar = greedy ? 0.0F : bar_of_warp(leader);
 #pragma unroll
     for (int u = 0; u < kDeep; ++u) {
       const int32_t id = (first + u * stride) * 4;
@@ -117,7 +130,7 @@ __device__ Partial scan(const float* row, int32_t n, const RowSampling& p, int32
           if (!keep(x[u][j], id + j)) x[u][j] = -INFINITY;
           any |= x[u][j] != -INFINITY;
         }
-        if (any) score_group(leader, x[u], id, n, p, position, inverse);
+        if (any) score_group(leader, x[u], id, n, p, position, inverse, bar);
       }
     }
   }
@@ -334,9 +347,9 @@ __global__ void __launch_bounds__(kSampleThreads, 2)
     const RowSampling& p = job.d.sampling[sample.row];
     float* row = job.logits + int64_t{i} * job.vocab;
     if (p.one_scan != 0) {
-      const Partial mine = scan<kFew>(row, job.vocab, p, sample.position,
-                                      split * kSampleThreads + static_cast<int32_t>(threadIdx.x),
-                                      n_splits * kSampleThreads, s.warp_best, KeepAll{});
+      const Partial mine = scan<kMany>(row, job.vocab, p, sample.position,
+                                       split * kSampleThreads + static_cast<int32_t>(threadIdx.x),
+                                       n_splits * kSampleThreads, s.warp_best, KeepAll{});
       if (threadIdx.x == 0) {
         Partial* partials = job.partials + int64_t{i} * kMaxSplits;
         partials[split] = mine;

@@ -42,6 +42,13 @@ static __device__ __noinline__ double exact_score(float logit, float temperature
   return static_cast<double>(logit) / static_cast<double>(temperature) - log(-log(u));
 }
 
+/// Upper bound of exact_score(), cheap: -log(-log(u)) <= -log(1 - u).
+__device__ __forceinline__ float score_bound(float logit, float inverse_temperature,
+                                             uint32_t word) {
+  const float rest = (static_cast<float>(~word) + 0.5F) * 0x1p-32F;  // 1 - u
+  const float scaled = logit * inverse_temperature;
+  return scaled - __logf(rest) + 1e-3F + 1e-6F * fabsf(scaled);
+}
 /// exact_score() in float, for choosing whose exact score is worth computing.
 __device__ __forceinline__ float approximate_score(float logit, float inverse_temperature,
                                                    uint32_t word) {

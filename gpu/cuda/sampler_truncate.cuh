@@ -137,11 +137,21 @@ __device__ __forceinline__ unsigned long long weight(const Row& row, float x, bo
   return by_count ? 1 : fixed_mass(row, x);
 }
 
+/// The compiler cannot see everywhere that bins are shared memory, and asks at run time.
+__device__ __forceinline__ uint32_t add_shared(uint32_t* to, uint32_t value) {
+  uint32_t before = 0;
+  asm volatile("atom.shared.add.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "r"(value)
+               : "memory");
+  return before;
+}
+
 __device__ __forceinline__ void add_to_bin(RowScratch& s, uint32_t bin, unsigned long long w) {
   const auto low = static_cast<uint32_t>(w);
   auto high = static_cast<uint32_t>(w >> 32);
-  if (atomicAdd(&s.low[bin], low) > ~low) ++high;  // the carry
-  if (high != 0) atomicAdd(&s.high[bin], high);
+  if (add_shared(&s.low[bin], low) > ~low) ++high;  // the carry
+  if (high != 0) add_shared(&s.high[bin], high);
 }
 __device__ __forceinline__ unsigned long long weight_of_bin(const RowScratch& s, int bin) {
   return static_cast<unsigned long long>(s.high[bin]) << 32 | s.low[bin];
@@ -275,8 +285,10 @@ static __device__ __noinline__ Threshold select(RowScratch& s, Row row, Threshol
   const bool by_count = much.tokens > 0;
   const Team& team = row.team;
   clear_bins(s);
+  const bool everything = set.key == 0;
   for_each_logit<kFew>(row.x, row.n, team, [&](float x, int32_t id) {
-    if (set.keeps(x, id)) add_to_bin(s, linear_bin(row, x), weight(row, x, by_count));
+    if (everything ? x != -INFINITY : set.keeps(x, id))
+      add_to_bin(s, linear_bin(row, x), weight(row, x, by_count));
   });
   merge_bins(s, team);
   const unsigned long long total = weight_of_bins(s);
