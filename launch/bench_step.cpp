@@ -3,12 +3,12 @@
 #include "gpu/cuda/device.h"
 #include "gpu/cuda/executor.h"
 #include "launch/bench_device.h"
+#include "launch/bench_step_options.h"
 #include "nccl/communicators.h"
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <numeric>
 #include <random>
 #include <sstream>
@@ -19,13 +19,6 @@ namespace troupe {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-constexpr const char* kUsage =
-    "usage: [mpirun -n N] bench step [--model llama-3-8b|...|DIRECTORY] [--weights bf16|fp8]\n"
-    "  [--kv bf16|fp8] [--rows 1,16,64] [--context 512,1024] [--prefill 512,2048]\n"
-    "  [--saturate REQUESTS,IN,OUT] [--tp N (one rank's share, collectives left out)]\n"
-    "  [--max-rows N] [--step-tokens N] [--max-context N] [--kv-tokens N] [--steps N]\n"
-    "  [--tune-file F] [--eager] [--no-tune] [--retune (use no shipped table)]";
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -44,21 +37,10 @@ class ShapeOnly final : public Checkpoint {
   ModelConfig config_;
 };
 
-struct Options {
-  int32_t tp = 1;  // ranks that share the model, here or not
-  std::string model = "llama-3-8b";
-  std::vector<int32_t> rows;
-  std::vector<int32_t> contexts = {1024};
-  std::vector<int32_t> prefill;
-  std::vector<int32_t> saturate;  // requests, in, out
-  int32_t steps = 40;
-  ExecutorOptions executor;
-  cuda::Variant variant;
-};
-
 class Bench {
  public:
-  Bench(const Options& options, ModelConfig config, Executor& executor, const DeviceLimits& limits)
+  Bench(const BenchStepOptions& options, ModelConfig config, Executor& executor,
+        const DeviceLimits& limits)
       : options_(options), config_(std::move(config)), executor_(executor), limits_(limits) {
     std::vector<int32_t> all(static_cast<size_t>(executor.n_slots()));
     std::iota(all.begin(), all.end(), 0);
@@ -126,7 +108,27 @@ class Bench {
     report(0, 0, n, weight_bytes(), gemm / peak + attention / limits_.bf16, median(us, 1));
   }
 
-  /// All requests at once: as many rows as there are, prefill in the budget that decodes leave.
+  /// What a service was asked, without the service: the same plans, one behind the other.
+  void replay(const std::vector<RecordedLoad>& loads) {
+    for (const RecordedLoad& load : loads) {
+      const auto start = Clock::now();
+      run(load.plans);
+      const double took = seconds_since(start);
+      std::printf(
+          "{\"bench\":\"replay\",%s,\"steps\":%zu,\"tokens\":%lld,\"output_tokens\":%lld,"
+          "\"served_s\":%.4f,\"bare_s\":%.4f,\"bare_output_tokens_per_s\":%.1f,"
+          "\"served_to_bare\":%.4f,\"idle_us_median\":%.0f,\"idle_s\":%.4f}\n",
+          head().c_str(), load.plans.size(), static_cast<long long>(n_tokens_),
+          static_cast<long long>(n_sampled_), load.seconds, took,
+          static_cast<double>(n_sampled_) / took, took / load.seconds, median(idle_us_, 1),
+          std::accumulate(idle_us_.begin() + 1, idle_us_.end(), 0.0) * 1e-6);
+      std::fflush(stdout);
+    }
+    executor_.reset();
+  }
+
+  /// All requests at once: as many rows as there are, prefill in the budget that decodes leave, or
+  /// first.
   void saturate(int32_t requests, int32_t in, int32_t out) {
     struct Running {
       int32_t row, done_in, done_out;
@@ -150,8 +152,14 @@ class Bench {
         StepPlan plan = begin();
         plan.closed = std::exchange(closed, {});
         int32_t budget = options_.executor.max_step_tokens;
+        const auto fits = [&] {
+          return waiting > 0 && !free_rows.empty() &&
+                 promised + per_request <= static_cast<size_t>(executor_.n_slots());
+        };
+        const bool prompts = fits() || std::any_of(running.begin(), running.end(),
+                                                   [&](auto& r) { return r.done_in < in; });
         for (Running& r : running) {
-          if (r.done_in < in) continue;
+          if (r.done_in < in || (options_.prefill_first && prompts)) continue;
           plan.work.push_back({r.row, 1, true, true});
           plan.slots.push_back(take(1)[0]);
           r.slots.push_back(plan.slots.back());
@@ -174,8 +182,7 @@ class Bench {
         };
         for (Running& r : running)
           if (r.done_in < in) chunk(r);
-        while (budget > 0 && waiting > 0 && !free_rows.empty() &&
-               promised + per_request <= static_cast<size_t>(executor_.n_slots())) {
+        while (budget > 0 && fits()) {
           const int32_t row = free_rows.back();
           free_rows.pop_back();
           promised += per_request;
@@ -208,11 +215,12 @@ class Bench {
     executor_.reset();
     std::printf(
         "{\"bench\":\"saturate\",%s,\"requests\":%d,\"in\":%d,\"out\":%d,\"max_rows\":%d,"
-        "\"step_tokens\":%d,\"kv_tokens\":%d,\"steps\":%lld,\"seconds\":%.3f,"
+        "\"prefill_first\":%s,\"step_tokens\":%d,\"kv_tokens\":%d,\"steps\":%lld,\"seconds\":%.3f,"
         "\"output_tokens_per_s\":%.1f,\"total_tokens_per_s\":%.1f,\"idle_us_median\":%.0f,"
         "\"idle_s\":%.3f}\n",
         head().c_str(), requests, in, out, options_.executor.max_rows,
-        options_.executor.max_step_tokens, executor_.n_slots(), static_cast<long long>(steps), took,
+        options_.prefill_first ? "true" : "false", options_.executor.max_step_tokens,
+        executor_.n_slots(), static_cast<long long>(steps), took,
         static_cast<double>(produced) / took,
         (static_cast<double>(produced) + static_cast<double>(requests) * in) / took,
         median(idle_us_, 1), std::accumulate(idle_us_.begin() + 1, idle_us_.end(), 0.0) * 1e-6);
@@ -243,9 +251,11 @@ class Bench {
     total_us_.clear();
     idle_us_.clear();
     compute_us_.clear();
+    n_tokens_ = n_sampled_ = 0;
     size_t collected = 0;
     for (size_t i = 0; i < plans.size() || collected < plans.size();) {
       if (i < plans.size() && i - collected < Executor::kMaxEnqueued) {
+        n_tokens_ += static_cast<int64_t>(plans[i].slots.size());
         executor_.enqueue(plans[i++]);
         continue;
       }
@@ -253,6 +263,7 @@ class Bench {
       compute_us_.push_back(result.timings.compute_us);
       idle_us_.push_back(result.timings.idle_us);
       total_us_.push_back(result.timings.compute_us + result.timings.idle_us);
+      n_sampled_ += static_cast<int64_t>(result.sampled.size());
       for (const SampledToken& t : result.sampled) n_failed_ += t.failed ? 1 : 0;
       ++collected;
     }
@@ -315,92 +326,40 @@ class Bench {
     std::fflush(stdout);
   }
 
-  const Options& options_;
+  const BenchStepOptions& options_;
   ModelConfig config_;
   Executor& executor_;
   DeviceLimits limits_;
   std::vector<int32_t> free_;
   uint64_t step_ = 0;
   int n_failed_ = 0;
+  int64_t n_tokens_ = 0;  // of run()
+  int64_t n_sampled_ = 0;
   std::vector<double> total_us_, idle_us_, compute_us_;
 };
 
-std::vector<int32_t> numbers(const std::string& list) {
-  std::vector<int32_t> out;
-  std::istringstream in(list);
-  for (std::string part; std::getline(in, part, ',');) out.push_back(std::atoi(part.c_str()));
-  return out;
-}
-
-bool parse(int argc, char** argv, Options& o) {
-  o.executor.device = DeviceKind::kCuda;
-  o.executor.dummy_weights = true;
-  o.executor.n_slots = 0;
-  o.executor.max_rows = 256;
-  o.executor.max_step_tokens = 2048;
-  o.variant.random_pool = true;
-  for (int i = 1; i < argc; ++i) {
-    const std::string arg = argv[i];
-    if (arg == "--eager") {
-      o.variant.graphs = false;
-      continue;
-    }
-    if (arg == "--retune") {
-      o.variant.shipped_tune = false;
-      continue;
-    }
-    if (arg == "--no-tune") {
-      o.variant.tune = false;
-      continue;
-    }
-    if (i + 1 == argc) return false;
-    const std::string value = argv[++i];
-    const int32_t number = std::atoi(value.c_str());
-    if (arg == "--model")
-      o.model = value;
-    else if (arg == "--weights")
-      o.executor.fp8_weights = value == "fp8";
-    else if (arg == "--kv")
-      o.executor.fp8_kv = value == "fp8";
-    else if (arg == "--rows")
-      o.rows = numbers(value);
-    else if (arg == "--context")
-      o.contexts = numbers(value);
-    else if (arg == "--prefill")
-      o.prefill = numbers(value);
-    else if (arg == "--saturate")
-      o.saturate = numbers(value);
-    else if (arg == "--tp")
-      o.variant.share_of = number;
-    else if (arg == "--max-rows")
-      o.executor.max_rows = number;
-    else if (arg == "--step-tokens")
-      o.executor.max_step_tokens = number;
-    else if (arg == "--max-context")
-      o.executor.max_context = number;
-    else if (arg == "--kv-tokens")
-      o.executor.n_slots = number;
-    else if (arg == "--steps")
-      o.steps = std::max(number, 2);
-    else if (arg == "--tune-file")
-      o.executor.tune_file = value;
-    else
-      return false;
-  }
-  return o.saturate.empty() || o.saturate.size() == 3;
-}
-
-int run(int argc, char** argv, Communicator& communicator, int32_t device_index) {
+int run(int argc, char** argv, Communicator& communicator, int32_t device_index,
+        const ReadLoads& read) {
   const auto start = Clock::now();
-  Options options;
-  if (!parse(argc, argv, options)) {
-    std::fprintf(stderr, "%s\n", kUsage);
+  BenchStepOptions options;
+  if (!parse_bench_step(argc, argv, options)) {
+    std::fprintf(stderr, "%s\n", kBenchStepUsage);
     return 2;
   }
   const Result<ModelConfig> config = find_bench_model(options.model);
   if (!config) {
-    std::fprintf(stderr, "%s\n", config.error().message.c_str());
+    std::fprintf(stderr, "error: %s\n", config.error().message.c_str());
     return 2;
+  }
+  std::vector<RecordedLoad> loads;
+  if (!options.replay.empty()) {
+    auto recorded = read ? read(options.replay)
+                         : fail(ErrorCode::kInvalidArgument, "only `troupe bench step` replays");
+    if (!recorded) {
+      std::fprintf(stderr, "error: %s\n", recorded.error().message.c_str());
+      return 2;
+    }
+    loads = std::move(*recorded);
   }
   const ShapeOnly checkpoint(*config);
   options.executor.device_index = device_index;
@@ -409,7 +368,7 @@ int run(int argc, char** argv, Communicator& communicator, int32_t device_index)
   if (communicator.rank() != 0 && std::freopen("/dev/null", "w", stdout) == nullptr) return 2;
   auto made = cuda::make_executor(checkpoint, options.executor, communicator, options.variant);
   if (!made) {
-    std::fprintf(stderr, "%s\n", made.error().message.c_str());
+    std::fprintf(stderr, "error: %s\n", made.error().message.c_str());
     return 2;
   }
   cudaDeviceProp device = {};
@@ -430,14 +389,16 @@ int run(int argc, char** argv, Communicator& communicator, int32_t device_index)
   for (const int32_t n : options.prefill) bench.prefill(n);
   if (!options.saturate.empty())
     bench.saturate(options.saturate[0], options.saturate[1], options.saturate[2]);
+  bench.replay(loads);
   return 0;
 }
 
 }  // namespace
 
-int bench_step(int argc, char** argv, Communicator& communicator, int32_t device_index) {
+int bench_step(int argc, char** argv, Communicator& communicator, int32_t device_index,
+               const ReadLoads& read) {
   try {
-    return run(argc, argv, communicator, device_index);
+    return run(argc, argv, communicator, device_index, read);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 1;

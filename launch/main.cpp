@@ -10,6 +10,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <exception>
 #include <string_view>
 #include <variant>
 
@@ -21,16 +22,30 @@ int bench_step_ranks(int argc, char** argv) {
   using namespace troupe;
   if (read_environment().mpi_size < 2) {
     const auto communicator = make_single_communicator();
-    return bench_step(argc, argv, *communicator, 0);
+    return bench_step(argc, argv, *communicator, 0, read_recorded_loads);
   }
   const auto session = MpiSession::start();
   int code = kExitStart;
-  if (session) {
-    const auto communicator =
-        make_nccl_communicator(make_mpi_communicator(), session->local_rank());
-    code = bench_step(argc, argv, *communicator, session->local_rank());
-  } else {
+  if (!session) {
     std::fprintf(stderr, "error: %s\n", session.error().message.c_str());
+  } else if (const int32_t gpus = gpu_count(); gpus < session->local_size()) {
+    // All ranks of this host see it; one says it.
+    if (session->local_rank() == 0 && gpus == 0)
+      std::fprintf(stderr, "error: %s\n", gpu_problem().c_str());
+    else if (session->local_rank() == 0)
+      std::fprintf(stderr,
+                   "error: %d ranks on this host need as many GPUs, it has %d; start it with "
+                   "mpirun -n %d\n",
+                   session->local_size(), gpus, gpus);
+    if (session->local_size() == session->size()) return kExitStart;
+  } else {
+    try {
+      const auto communicator =
+          make_nccl_communicator(make_mpi_communicator(), session->local_rank());
+      code = bench_step(argc, argv, *communicator, session->local_rank(), read_recorded_loads);
+    } catch (const std::exception& e) {  // what a rank needs before it can compute
+      std::fprintf(stderr, "error: rank %d: %s\n", session->rank(), e.what());
+    }
   }
   if (code != kExitOk) MpiSession::abort(code);  // the others may wait for this rank
   return code;
@@ -79,8 +94,14 @@ int main(int argc, char** argv) {
       argc > 2 && std::string_view(argv[1]) == "bench" ? argv[2] : std::string_view();
   if (bench == "step" || bench == "ops") {
 #ifdef TROUPE_WITH_CUDA
-    return bench == "step" ? bench_step_ranks(argc - 2, argv + 2)
-                           : troupe::bench_ops(argc - 2, argv + 2);
+    if (bench == "step") return bench_step_ranks(argc - 2, argv + 2);
+    const troupe::Environment environment = troupe::read_environment();
+    if (environment.mpi_size < 2) return troupe::bench_ops(argc - 2, argv + 2);
+    if (environment.mpi_rank == 0)
+      std::fprintf(stderr,
+                   "error: `bench ops` measures one GPU: start it without mpirun; --tp N "
+                   "gives one rank's share\n");
+    return troupe::kExitStart;
 #else
     std::fprintf(stderr, "error: `bench %s` needs a build with CUDA: cmake --preset cuda\n",
                  argv[2]);

@@ -26,6 +26,7 @@ class Sampler {
  private:
   int32_t max_rows_;
   int32_t vocab_;
+  bool clusters_ = false;  // the device runs the blocks of a row together
   DeviceBuffer<std::byte> memory_;
 };
 

@@ -35,19 +35,33 @@ __device__ __forceinline__ Words random_words(uint64_t seed, int32_t position, u
   return {{c0, c1, c2, c3}};
 }
 
-/// logit / temperature plus Gumbel noise, exactly as the CPU computes it.
-__device__ inline double exact_score(float logit, float temperature, uint32_t word) {
+/// logit / temperature plus Gumbel noise, exactly as the CPU computes it. Not inlined: seldom
+/// called, and two logarithms in each unrolled copy of a loop overflow the instruction caches.
+static __device__ __noinline__ double exact_score(float logit, float temperature, uint32_t word) {
   const double u = (static_cast<double>(word) + 0.5) / 4294967296.0;
   return static_cast<double>(logit) / static_cast<double>(temperature) - log(-log(u));
 }
 
-/// Upper bound of exact_score(), cheap: -log(-log(u)) <= -log(1 - u). The slack is far above the
-/// rounding of float logarithms.
+/// Upper bound of exact_score(), cheap: -log(-log(u)) <= -log(1 - u).
 __device__ __forceinline__ float score_bound(float logit, float inverse_temperature,
                                              uint32_t word) {
   const float rest = (static_cast<float>(~word) + 0.5F) * 0x1p-32F;  // 1 - u
   const float scaled = logit * inverse_temperature;
   return scaled - __logf(rest) + 1e-3F + 1e-6F * fabsf(scaled);
+}
+/// exact_score() in float, for choosing whose exact score is worth computing.
+__device__ __forceinline__ float approximate_score(float logit, float inverse_temperature,
+                                                   uint32_t word) {
+  const float rest = (static_cast<float>(~word) + 0.5F) * 0x1p-32F;  // 1 - u
+  const float series = rest * (1.0F + rest * (0.5F + rest * (1.0F / 3 + rest * 0.25F)));
+  const float u = (static_cast<float>(word) + 0.5F) * 0x1p-32F;
+  const float minus_log = rest < 0.06F ? series : -__logf(u);
+  return logit * inverse_temperature - __logf(minus_log);
+}
+/// Two approximate scores that are further apart are in the right order: far above the rounding of
+/// float logarithms and of the inverse temperature.
+__device__ __forceinline__ float score_margin(float a, float b) {
+  return 2.2e-3F + 2e-6F * (fabsf(a) + fabsf(b));
 }
 
 /// Higher scores win, then lower ids; id -1 is nobody.

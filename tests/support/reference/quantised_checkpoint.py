@@ -75,6 +75,7 @@ def calibrate(model, sample):
 
 def save(model, path, tensors, quantization_config):
     """The model's directory with the linear layers' weights replaced by `tensors`."""
+    model.config.architectures = [type(model).__name__]  # as save_pretrained() of the model sets it
     model.config.save_pretrained(path)
     model.generation_config.save_pretrained(path)
     state = {name: t.contiguous() for name, t in model.state_dict().items()}
