@@ -29,10 +29,11 @@ EngineStats Router::stats() const {
 void Router::check_invariants() const {
   size_t placed = 0;
   for (const auto& [job, replica] : replicas_) {
-    std::vector<bool> named(static_cast<size_t>(replica->slots.total()), false);
+    const auto& slots = replica->slots;
+    std::vector<bool> named(static_cast<size_t>(slots.total()), false);
     int32_t n_named = 0;
     const auto name = [&](int32_t slot) {
-      TROUPE_CHECK(!replica->slots.is_free(slot)) << "slot " << slot << " in use and free";
+      TROUPE_CHECK(!slots.is_free(slot)) << "slot " << slot << " in use and free";
       TROUPE_CHECK(!named[static_cast<size_t>(slot)]) << "slot " << slot << " used twice";
       named[static_cast<size_t>(slot)] = true;
       ++n_named;

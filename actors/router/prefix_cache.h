@@ -20,7 +20,7 @@ namespace troupe {
 struct CacheSalt {
   uint64_t value = 0;   // the client's
   uint64_t tenant = 0;  // 0 where tenants share
-  auto operator<=>(const CacheSalt&) const = default;
+  auto operator<=>(const CacheSalt&) const = default;  // NOLINT(modernize-use-nullptr)
 };
 
 /// Which slots hold the KV of which token prefix: a radix tree over token ids whose values are
