@@ -37,9 +37,8 @@ GatedLinear::Cut GatedLinear::cut(const Weight& w, int32_t n_tokens) const {
 }
 
 bool GatedLinear::suits(const Weight& w, int32_t n_tokens) const {
-  // Decode steps and prefill; between them it was no faster in a step.
-  const bool is_size = (n_tokens > 64 && n_tokens <= 256) || n_tokens >= 1000;
-  if (n_pairs_ == 0 || !is_size || w.rows % 32 != 0 ||
+  constexpr int32_t kFewest = 65;
+  if (n_pairs_ == 0 || n_tokens < kFewest || w.rows % 32 != 0 ||
       w.cols * element_bytes(w.format) % kBoxBytes != 0)
     return false;
   // Most blocks are busy to the end. Up to one tile of tokens reading the weights takes as long as
