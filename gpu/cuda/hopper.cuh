@@ -49,6 +49,7 @@ __device__ inline void wait(uint64_t* barrier, uint32_t parity) {
 // ---- the copy engine ----------------------------------------------------------------------------
 
 /// Cache policies of createpolicy, as CUTLASS spells them (cute/arch/copy_sm90_desc.hpp).
+constexpr uint64_t kEvictNormal = 0x1000000000000000ULL;
 constexpr uint64_t kEvictFirst = 0x12F0000000000000ULL;
 constexpr uint64_t kEvictLast = 0x14F0000000000000ULL;
 

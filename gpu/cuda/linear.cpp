@@ -6,6 +6,7 @@
 #include "gpu/cuda/linear_lt.h"
 #include "gpu/cuda/linear_stream.h"
 #include "gpu/cuda/linear_table.h"
+#include "gpu/cuda/linear_wide.h"
 #include "gpu/cuda/quantize.h"
 
 #include <algorithm>
@@ -24,6 +25,8 @@ constexpr int32_t kMostDecodeTokens = 256;
 // From here on multiplies hold the card at its power limit, where the kernel that needs the least
 // energy is the fastest: not the one that wins a short race on a cool card.
 constexpr int32_t kPowerBound = 1024;
+// The best of a short race go into a long one where candidates are many and close.
+constexpr int32_t kFewestInFinal = 65;
 constexpr size_t kFinalists = 3;
 constexpr double kFinalUs = 10000.0;  // of a launch's time, times the launches of a replay: long
                                       // enough for the clock to follow the load
@@ -35,7 +38,7 @@ bool is_fitting(const StreamPlan& plan, int32_t n_tokens) {
   return n_tokens <= width && (width == 8 || n_tokens > width / 2);
 }
 
-using Kernel = std::variant<StreamPlan, LtPlan>;
+using Kernel = std::variant<StreamPlan, WideVariant, LtPlan>;
 
 }  // namespace
 
@@ -59,6 +62,7 @@ struct Linear::Impl {
   DeviceBuffer<std::byte> workspace;
   LtGemm lt;
   StreamGemm stream_gemm;
+  WideGemm wide_gemm;
   TuneTable table;
   std::map<GemmShape, Kernel> chosen;
 };
@@ -69,6 +73,11 @@ std::optional<Kernel> Linear::Impl::restore(const GemmShape& shape, const TunedK
       if (plan.cut == *variant) return plan;
     }
     return std::nullopt;
+  }
+  if (const auto* variant = std::get_if<WideVariant>(&t.kernel)) {
+    const std::vector<WideVariant> plans = wide_gemm.plans(shape, workspace.size());
+    if (std::find(plans.begin(), plans.end(), *variant) == plans.end()) return std::nullopt;
+    return *variant;
   }
   const auto plans = lt.plan(shape, workspace.size(), std::get<cublasLtMatmulAlgo_t>(t.kernel));
   if (plans.empty()) return std::nullopt;
@@ -111,6 +120,9 @@ std::vector<Kernel> Linear::Impl::candidates(const GemmShape& shape) const {
   for (const StreamPlan& plan : stream_gemm.plans(shape)) {
     if (is_fitting(plan, shape.n_tokens)) out.push_back(plan);
   }
+  if (shape.n_tokens <= kMostDecodeTokens) {
+    for (const WideVariant& plan : wide_gemm.plans(shape, workspace.size())) out.push_back(plan);
+  }
   return out;
 }
 
@@ -133,6 +145,8 @@ void Linear::Impl::launch(const Kernel& kernel, const GemmShape& shape, const Ge
                           cudaStream_t stream) {
   if (const auto* own = std::get_if<StreamPlan>(&kernel)) {
     stream_gemm.run(*own, shape, call, stream);
+  } else if (const auto* wide = std::get_if<WideVariant>(&kernel)) {
+    wide_gemm.run(*wide, shape, call, space(), stream);
   } else {
     lt.run(std::get<LtPlan>(kernel), call, space(), stream);
   }
@@ -189,7 +203,7 @@ void Linear::tune(const Weight& w, int32_t n_tokens, bool f32_out,
   if (timed.empty()) return;
   const auto by_time = [](const auto& a, const auto& b) { return a.first < b.first; };
   std::stable_sort(timed.begin(), timed.end(), by_time);
-  if (n_tokens >= kPowerBound) {
+  if (n_tokens >= kFewestInFinal) {
     timed.resize(std::min(timed.size(), kFinalists));
     for (auto& [us, kernel] : timed)
       us = time_kernel(kernel, static_cast<int32_t>(kFinalUs / us) + 1);
@@ -201,6 +215,8 @@ void Linear::tune(const Weight& w, int32_t n_tokens, bool f32_out,
   entry.us = us;
   if (const auto* own = std::get_if<StreamPlan>(&best)) {
     entry.kernel = own->cut;
+  } else if (const auto* wide = std::get_if<WideVariant>(&best)) {
+    entry.kernel = *wide;
   } else {
     entry.kernel = std::get<LtPlan>(best).algorithm;
   }

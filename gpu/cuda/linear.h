@@ -55,10 +55,10 @@ class Linear {
   /// Adds what the program was built with for this GPU; what load_table() read goes first.
   void load_shipped_table();
   void save_table(const std::string& path) const;
-  /// Chooses the kernel for this shape, cuBLASLt's or an own one for few tokens
-  /// (gpu/cuda/linear_stream.h): the one with which `time(n)` is least, the median of n durations
-  /// of work that calls run() or run_f32() for it. Without it they take cuBLASLt's first guess. Not
-  /// while capturing.
+  /// Chooses the kernel for this shape, cuBLASLt's or an own one (gpu/cuda/linear_stream.h for few
+  /// tokens, linear_wide.h for many): the one with which `time(n)` is least, the median of n
+  /// durations of work that calls run() or run_f32() for it. Without it they take cuBLASLt's first
+  /// guess. Not while capturing.
   void tune(const Weight& w, int32_t n_tokens, bool f32_out,
             const std::function<double(int32_t)>& time);
   /// The same by the multiply alone, over copies of the weights (160 MB or so for the time of the

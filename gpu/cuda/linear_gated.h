@@ -1,21 +1,19 @@
 #pragma once
 
 #include "gpu/cuda/linear.h"
+#include "gpu/cuda/linear_wide.h"
+#include "gpu/cuda/tensor_maps.h"
 
-#include <cuda.h>
 #include <cuda_runtime.h>
 
-#include <cstddef>
 #include <cstdint>
-#include <map>
-#include <tuple>
 
 namespace troupe::cuda {
 
 /// The gate and up multiplies of an MLP and silu(gate) * up behind them in one kernel, for many
-/// tokens: the product of 2 * width columns, the widest tensor of a step, never reaches memory. For
-/// few tokens or shapes that leave multiprocessors idle Linear and silu_mul() are faster; suits()
-/// tells. One device, one thread; needs compute capability 9.0.
+/// tokens (gpu/cuda/linear_wide.h): the product of 2 * width columns, the widest tensor of a step,
+/// never reaches memory. For few tokens or shapes that leave multiprocessors idle Linear and
+/// silu_mul() are faster; suits() tells. One device, one thread; needs compute capability 9.0.
 class GatedLinear {
  public:
   GatedLinear();
@@ -30,15 +28,18 @@ class GatedLinear {
            cudaStream_t stream);
 
  private:
-  using Encode = decltype(&cuTensorMapEncodeTiled);
-  using MapKey = std::tuple<const void*, int64_t, int64_t, int32_t, int32_t>;
-  /// A row-major matrix that is copied in boxes of box_rows rows and 128 bytes.
-  const CUtensorMap& map_of(const void* data, int64_t rows, int64_t cols, int32_t box_rows,
-                            int32_t element_bytes);
+  struct Cut {
+    const WideKernel* kernel = nullptr;
+    bool shares_weights = false;
+    int64_t token_tiles = 0;
+    int64_t column_tiles = 0;
+    int64_t work = 0;  // of the busiest blocks
+  };
+  /// The one that leaves the fewest blocks idle.
+  [[nodiscard]] Cut cut(const Weight& gate_up, int32_t n_tokens) const;
 
-  Encode encode_ = nullptr;  // null: not on this device
-  int32_t n_clusters_ = 0;   // that run at once
-  std::map<MapKey, CUtensorMap> maps_;
+  TensorMaps maps_;
+  int32_t n_pairs_ = 0;  // of blocks that run at once
 };
 
 }  // namespace troupe::cuda

@@ -106,6 +106,13 @@ std::optional<TunedKernel> kernel_of(const Line& line) {
     out.kernel = StreamVariant{at(0), at(1), at(2), at(3), at(4), at(5)};
     return out;
   }
+  if (line.text("kernel") == "wide") {
+    const std::vector<int64_t> v = line.numbers("variant");
+    if (v.size() != 3) return std::nullopt;
+    const auto at = [&](size_t i) { return static_cast<int32_t>(v[i]); };
+    out.kernel = WideVariant{at(0), at(1), at(2)};
+    return out;
+  }
   const auto algorithm = from_hex(line.text("algorithm"));
   if (!algorithm) return std::nullopt;
   out.kernel = *algorithm;
@@ -158,6 +165,9 @@ void write_tune_table(const std::string& path, const TuneKey& key, const TuneTab
     if (const auto* v = std::get_if<StreamVariant>(&tuned.kernel)) {
       line["kernel"] = "stream";
       line["variant"] = {v->tokens, v->rows, v->cluster, v->boxes, v->stages, v->persistent};
+    } else if (const auto* wide = std::get_if<WideVariant>(&tuned.kernel)) {
+      line["kernel"] = "wide";
+      line["variant"] = {wide->width, wide->split, wide->shares_weights};
     } else {
       line["kernel"] = "cublaslt";
       line["algorithm"] = to_hex(std::get<cublasLtMatmulAlgo_t>(tuned.kernel));

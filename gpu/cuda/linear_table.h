@@ -2,6 +2,7 @@
 
 #include "gpu/cuda/linear_shape.h"
 #include "gpu/cuda/linear_stream.h"
+#include "gpu/cuda/linear_wide.h"
 
 #include <cublasLt.h>
 
@@ -15,7 +16,7 @@ namespace troupe::cuda {
 
 /// The kernel chosen for a shape, as it is stored.
 struct TunedKernel {
-  std::variant<StreamVariant, cublasLtMatmulAlgo_t> kernel;
+  std::variant<StreamVariant, WideVariant, cublasLtMatmulAlgo_t> kernel;
   double us = 0.0;
 };
 using TuneTable = std::map<GemmShape, TunedKernel>;

@@ -2,16 +2,20 @@
 // kernel). Chains of multiplies in a CUDA graph over copies of the weights that together exceed the
 // L2 cache, random data, median of replays.
 //   cuda_linear_bench [8b|70b|head|tp] [tokens,...] [plans]
-// Every kernel by itself, the own ones in that many of the likeliest cuts. Inside a step they run
-// into each other: what counts there is cuda_step_bench.
+// Every kernel by itself, the own ones for few tokens in that many of the likeliest cuts, of the
+// wide one the best three; "gated" is the gate and up multiply with silu behind it. Inside a step
+// they run into each other: what counts there is cuda_step_bench.
 #include "gpu/cuda/device.h"
 #include "gpu/cuda/graph_timer.h"
+#include "gpu/cuda/linear_gated.h"
 #include "gpu/cuda/linear_lt.h"
 #include "gpu/cuda/linear_stream.h"
+#include "gpu/cuda/linear_wide.h"
 #include "gpu/cuda/quantize.h"
 
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -53,16 +57,21 @@ struct Bench {
       : weights(kWeightBytes),
         tokens(size_t{16} << 20),
         out(size_t{160} << 20),
-        workspace(kWorkspace) {
+        workspace(kWorkspace),
+        scales(size_t{1} << 17) {
     // Random bf16 bits of a sane size serve as e4m3 codes too, but for NaN codes.
     fill_normal(reinterpret_cast<__nv_bfloat16*>(weights.data()), kWeightBytes / 2, 0.02F, 1, 0);
     fill_normal(reinterpret_cast<__nv_bfloat16*>(tokens.data()), (int64_t{16} << 20) / 2, 1.0F, 2,
                 0);
+    TROUPE_CUDA(cudaMemset(scales.data(), 0, scales.bytes()));
     TROUPE_CUDA(cudaDeviceSynchronize());
   }
   DeviceBuffer<std::byte> weights, tokens, out, workspace;
+  DeviceBuffer<float> scales;
   LtGemm lt;
   StreamGemm stream;
+  WideGemm wide;
+  GatedLinear gated;
   std::span<std::byte> space() { return {workspace.data(), workspace.size()}; }
 };
 
@@ -82,6 +91,30 @@ void print(const char* shape, const GemmShape& s, const std::string& kernel, dou
       s.format == WeightFormat::kFp8 ? "fp8" : "bf16", s.n_tokens, kernel.c_str(), us,
       bytes / us * 1e-6, flop / us * 1e-6);
   std::fflush(stdout);
+}
+
+void bench_wide(Bench& b, const NamedShape& named, const GemmShape& s,
+                const std::function<GemmCall(int32_t)>& call, int32_t launches) {
+  std::vector<std::pair<double, std::string>> timed;
+  for (const WideVariant& v : b.wide.plans(s, kWorkspace)) {
+    const double us = time_in_graph(
+        [&](int32_t i, cudaStream_t st) { b.wide.run(v, s, call(i), b.space(), st); }, launches);
+    timed.emplace_back(us, "wide-" + std::to_string(v.width) + "/" + std::to_string(v.split) +
+                               (v.shares_weights != 0 ? "w" : "x"));
+  }
+  std::sort(timed.begin(), timed.end());
+  timed.resize(std::min<size_t>(timed.size(), 3));
+  for (const auto& [us, name] : timed) print(named.name, s, name, us);
+  Weight w = {s.format, nullptr, b.scales.data(), s.rows, s.cols};
+  if (std::string(named.name).rfind("gate_up", 0) != 0 || !b.gated.suits(w, s.n_tokens)) return;
+  const double us = time_in_graph(
+      [&](int32_t i, cudaStream_t st) {
+        w.data = call(i).w;
+        b.gated.run(static_cast<__nv_bfloat16*>(call(i).out), w, {call(i).x, b.scales.data()},
+                    s.n_tokens, st);
+      },
+      launches);
+  print(named.name, s, "gated", us);
 }
 
 void bench_ops(Bench& b, const std::vector<NamedShape>& shapes, const std::vector<int>& tokens,
@@ -117,6 +150,7 @@ void bench_ops(Bench& b, const std::vector<NamedShape>& shapes, const std::vecto
           print(named.name, s, name_of(plan.cut), us);
           if (++tried == most) break;
         }
+        bench_wide(b, named, s, call, launches);
       }
     }
   }

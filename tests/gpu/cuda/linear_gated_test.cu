@@ -130,8 +130,10 @@ class CudaGatedLinear : public CudaTest {};
 
 // One box and many of the input dimension, part of a tile, several tiles a cluster, more tokens
 // than are worked on together, widths that end inside a tile.
-const Shape kShapes[] = {{1, 128, 16},     {64, 128, 128},    {127, 256, 128},  {129, 384, 144},
-                         {300, 4096, 336}, {2048, 512, 1808}, {2500, 640, 912}, {1024, 1024, 4096}};
+const Shape kShapes[] = {{1, 128, 16},       {64, 128, 128},     {127, 256, 128},
+                         {129, 384, 144},    {96, 512, 1792},    {256, 512, 14336},
+                         {200, 1024, 12288}, {128, 2048, 14336}, {300, 4096, 336},
+                         {2048, 512, 1808},  {2500, 640, 912},   {1024, 1024, 4096}};
 
 TEST_F(CudaGatedLinear, EqualsTheOracle) {
   GatedLinear gated;
@@ -174,7 +176,10 @@ TEST_F(CudaGatedLinear, SuitsManyTokensOfWholeTiles) {
     return gated.suits({WeightFormat::kBf16, nullptr, nullptr, 2 * width, cols}, n);
   };
   EXPECT_TRUE(suits(14336, 4096, 2048));
-  EXPECT_FALSE(suits(14336, 4096, 256));
+  EXPECT_TRUE(suits(14336, 4096, 128));
+  EXPECT_TRUE(suits(14336, 4096, 256));
+  EXPECT_FALSE(suits(14336, 4096, 64));
+  EXPECT_FALSE(suits(14336, 4096, 160));        // a third of the work would be for nothing
   EXPECT_FALSE(suits(14336, 4096 + 32, 2048));  // the input does not end with a box
   EXPECT_FALSE(suits(1000, 4096, 2048));        // most clusters would idle
 }

@@ -22,6 +22,7 @@ TuneTable a_table() {
   kernel.kernel = algorithm;
   kernel.us = 18.5;
   table[{128256, 4096, 1, WeightFormat::kBf16, true}].kernel = StreamVariant{};
+  table[{4096, 4096, 256, WeightFormat::kBf16, false}].kernel = WideVariant{192, 2, 1};
   return table;
 }
 
@@ -34,6 +35,8 @@ void expect_same(const TuneTable& a, const TuneTable& b) {
     ASSERT_EQ(kernel.kernel.index(), other.kernel.index());
     if (const auto* own = std::get_if<StreamVariant>(&kernel.kernel)) {
       EXPECT_EQ(*own, std::get<StreamVariant>(other.kernel));
+    } else if (const auto* wide = std::get_if<WideVariant>(&kernel.kernel)) {
+      EXPECT_EQ(*wide, std::get<WideVariant>(other.kernel));
     } else {
       const auto& x = std::get<cublasLtMatmulAlgo_t>(kernel.kernel);
       const auto& y = std::get<cublasLtMatmulAlgo_t>(other.kernel);

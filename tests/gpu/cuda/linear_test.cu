@@ -1,5 +1,6 @@
 #include "gpu/cuda/linear.h"
 #include "gpu/cuda/linear_stream.h"
+#include "gpu/cuda/linear_wide.h"
 #include "gpu/cuda/quantize.h"
 #include "tests/support/cuda_device.h"
 #include "tests/support/temp_dir.h"
@@ -109,6 +110,11 @@ class Problem {
     TROUPE_CUDA(cudaGetLastError());
     const std::vector<double> s = download(sums.data(), 2);
     return std::sqrt(s[0] / s[1]);
+  }
+  /// The bits of the values that follow a bf16 output.
+  [[nodiscard]] std::vector<uint16_t> behind() const {
+    return download(reinterpret_cast<const uint16_t*>(out_.data()) + reference_.size(),
+                    std::min<size_t>(reference_.size(), 1024));
   }
   /// The bytes of the output.
   [[nodiscard]] std::vector<std::byte> bytes() const { return download(out_.data(), out_bytes()); }
@@ -242,6 +248,58 @@ TEST_F(LinearTest, EveryStreamKernelMatchesTheOracle) {
 /// Small enough to run under a sanitizer; rings wrap, tiles and clusters are ragged.
 TEST_F(LinearTest, StreamKernelsOnATinyLayer) { expect_stream_kernels({{2352, 136}}, {13, 70}); }
 
+constexpr size_t kWideWorkspace = size_t{64} << 20;
+
+/// Every cut of the wide kernel on these layers: the oracle, nothing behind the result, and the
+/// same bits again.
+void expect_wide_kernels(const std::vector<Layer>& layers, const std::vector<int32_t>& tokens) {
+  WideGemm gemm;
+  if (!gemm.available()) GTEST_SKIP() << "needs compute capability 9.0";
+  const DeviceBuffer<std::byte> workspace(kWideWorkspace);
+  const std::span<std::byte> space(workspace.data(), workspace.size());
+  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+    for (const Layer& layer : layers) {
+      for (const int32_t m : tokens) {
+        Problem p(layer.rows, layer.cols, m, format);
+        const auto plans = gemm.plans(p.shape, space.size());
+        ASSERT_FALSE(plans.empty()) << p.name();
+        for (const WideVariant& v : plans) {
+          const std::string name = p.name() + " by " + std::to_string(v.width) + " split " +
+                                   std::to_string(v.split) + (v.shares_weights != 0 ? " w" : " x");
+          p.poison();
+          gemm.run(v, p.shape, p.call(), space, nullptr);
+          EXPECT_LE(p.error(), p.tolerance()) << name;
+          for (const uint16_t bits : p.behind()) ASSERT_EQ(bits, 0xffff) << name;
+          const std::vector<std::byte> first = p.bytes();
+          p.poison();
+          gemm.run(v, p.shape, p.call(), space, nullptr);
+          EXPECT_EQ(first, p.bytes()) << name;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(LinearTest, EveryWideKernelMatchesTheOracle) {
+  expect_wide_kernels({{640, 960}, {512, 136}, {4096, 6144}, {7168, 512}},
+                      {65, 128, 129, 200, 300});
+  expect_wide_kernels({{14336, 4096}}, {256});
+}
+
+/// Small enough to run under a sanitizer; rings wrap, tiles are ragged.
+TEST_F(LinearTest, WideKernelsOnATinyLayer) { expect_wide_kernels({{2048, 136}}, {70, 140}); }
+
+TEST_F(LinearTest, WideKernelsAreForManyTokensOfWholePieces) {
+  const WideGemm gemm;
+  const auto n = [&](int64_t rows, int64_t cols, int32_t tokens, bool f32_out) {
+    return gemm.plans({rows, cols, tokens, WeightFormat::kBf16, f32_out}, kWideWorkspace).size();
+  };
+  EXPECT_EQ(n(4096, 4096, 64, false), 0U);
+  EXPECT_EQ(n(4096, 4096, 128, true), 0U);
+  EXPECT_EQ(n(4100, 4096, 128, false), 0U);
+  EXPECT_EQ(n(4096, 4090, 128, false), 0U);
+}
+
 TEST_F(LinearTest, IsDeterministic) {
   Linear linear;
   for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
@@ -291,6 +349,9 @@ void expect_replay_equals_eager(WeightFormat format, int32_t m, bool own) {
   if (own && !gemm.available()) return;
   Problem p(kWidth, kWidth, m, format);
   const std::vector<StreamPlan> plans = gemm.plans(p.shape);
+  WideGemm wide;
+  const DeviceBuffer<std::byte> workspace(kWideWorkspace);
+  const std::vector<WideVariant> wide_plans = wide.plans(p.shape, workspace.size());
   const auto n = static_cast<size_t>(kWidth * m);
   DeviceBuffer<__nv_bfloat16> a(n), b(n);
   DeviceBuffer<uint8_t> codes(n);
@@ -300,8 +361,13 @@ void expect_replay_equals_eager(WeightFormat format, int32_t m, bool own) {
     for (int i = 0; i < kDepth; ++i) {
       __nv_bfloat16* out = i % 2 == 0 ? a.data() : b.data();
       if (own) {
-        const StreamPlan& plan = plans[static_cast<size_t>(i) % plans.size()];
-        gemm.run(plan, p.shape, {out, p.weight().data, x.data}, stream);
+        const auto at = static_cast<size_t>(i);
+        const GemmCall call = {out, p.weight().data, x.data};
+        if (!wide_plans.empty() && i % 3 != 0)
+          wide.run(wide_plans[at % wide_plans.size()], p.shape, call,
+                   {workspace.data(), workspace.size()}, stream);
+        else
+          gemm.run(plans[at % plans.size()], p.shape, call, stream);
       } else {
         linear.run(out, p.weight(), x, m, stream);
       }
@@ -341,7 +407,7 @@ void expect_replay_equals_eager(WeightFormat format, int32_t m, bool own) {
 TEST_F(LinearTest, ReplayedChainEqualsEagerSteps) {
   for (const bool own : {false, true}) {
     for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
-      for (const int32_t m : {1, 16, 33, 64, 256}) expect_replay_equals_eager(format, m, own);
+      for (const int32_t m : {1, 16, 33, 64, 128, 256}) expect_replay_equals_eager(format, m, own);
     }
   }
 }
