@@ -95,17 +95,23 @@ struct Decode {
         const int chunk = thread % kChunks;
         const auto* head = static_cast<const unsigned char*>(p.kv) +
                            static_cast<int64_t>(w.head) * kRowBytes + chunk * 16;
-        const int64_t slot_bytes = static_cast<int64_t>(p.n_kv_heads) * kRowBytes;
+        const auto slot_bytes = static_cast<uint32_t>(p.n_kv_heads * kRowBytes);
         const uint32_t to = ring + static_cast<uint32_t>(stage * kSliceBytes);
         const int sub = thread / kChunks;
         const uint32_t base = row_address(to, sub, chunk);
+        const auto copy = [&](auto bytes_of) {
 #pragma unroll
-        for (int i = 0; i < kSlice / kTokens; ++i) {
-          const int t = i * kTokens + sub;
-          const int32_t s = __shfl_sync(~0U, slot, t);
-          cp_async16((base ^ ((i * kTokens % 8) * 16U)) + i * kTokens * kRowBytes,
-                     head + s * slot_bytes, t >= v.low && t < v.high ? 16U : 0U);
-        }
+          for (int i = 0; i < kSlice / kTokens; ++i) {
+            const int t = i * kTokens + sub;
+            const auto s = static_cast<uint32_t>(__shfl_sync(~0U, slot, t));
+            cp_async16((base ^ ((i * kTokens % 8) * 16U)) + i * kTokens * kRowBytes,
+                       head + uint64_t{s} * slot_bytes, bytes_of(t));
+          }
+        };
+        if (v.low == 0 && v.high == kSlice)
+          copy([](int /*t*/) { return 16U; });
+        else
+          copy([&](int t) { return t >= v.low && t < v.high ? 16U : 0U; });
       }
     }
     cp_async_commit();
@@ -236,16 +242,26 @@ struct Decode {
     uint32_t weights[kTokenTiles][kHeadTiles][2];
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
+#pragma unroll
+      for (int t = 0; t < kTokenTiles; ++t) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) s[t][n][i] *= p.score_scale;
+      }
+      if (!all) {
+#pragma unroll
+        for (int t = 0; t < kTokenTiles; ++t) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int token = t * 16 + lane / 4 + (i / 2) * 8;
+            if (token < v.low || token >= v.high) s[t][n][i] = -INFINITY;
+          }
+        }
+      }
       float next[2] = {max[n][0], max[n][1]};
 #pragma unroll
       for (int t = 0; t < kTokenTiles; ++t) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int token = t * 16 + lane / 4 + (i / 2) * 8;
-          float& x = s[t][n][i];
-          x = all || (token >= v.low && token < v.high) ? x * p.score_scale : -INFINITY;
-          next[i & 1] = fmaxf(next[i & 1], x);
-        }
+        for (int i = 0; i < 4; ++i) next[i & 1] = fmaxf(next[i & 1], s[t][n][i]);
       }
       float keep[2];
 #pragma unroll
@@ -266,10 +282,12 @@ struct Decode {
         weights[t][n][0] = movmatrix_trans(pack2(s[t][n][0], s[t][n][1], Mma()));
         weights[t][n][1] = movmatrix_trans(pack2(s[t][n][2], s[t][n][3], Mma()));
       }
+      if (__any_sync(~0U, keep[0] != 1.0F || keep[1] != 1.0F)) {  // seldom after the first tiles
 #pragma unroll
-      for (int d = 0; d < kDimTiles; ++d) {
+        for (int d = 0; d < kDimTiles; ++d) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) acc[d][n][i] *= keep[i & 1];
+          for (int i = 0; i < 4; ++i) acc[d][n][i] *= keep[i & 1];
+        }
       }
     }
     accumulate(weights, slice);
