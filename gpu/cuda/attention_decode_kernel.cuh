@@ -8,19 +8,6 @@
 /// K Q^T and O^T = V^T P^T, so that the heads of a group fill the 8 columns of an mma tile.
 namespace troupe::cuda::decode {
 
-template <class Kv>
-struct KvTraits;
-template <>
-struct KvTraits<__nv_bfloat16> {
-  static constexpr KvFormat kFormat = KvFormat::kBf16;
-  using Mma = __nv_bfloat16;
-};
-template <>
-struct KvTraits<__nv_fp8_e4m3> {  // e4m3 is exact in f16, and f16 has the fast conversion
-  static constexpr KvFormat kFormat = KvFormat::kFp8;
-  using Mma = __half;
-};
-
 template <class Kv, int kHeadDim, int kHeadTiles>
 struct Decode {
   using Traits = KvTraits<Kv>;
@@ -42,6 +29,8 @@ struct Decode {
   static constexpr int kSharedBytes = kRingBytes + kMergeBytes + kMergeWarps * 8 * 8 + 16;
   static constexpr int kTokenTiles = kSlice / 16;
   static constexpr int kDimTiles = kHeadDim / 16;
+  // Of log2; f16 weights up to 256 are as precise, but the largest bf16 one has to be exactly 1.
+  static constexpr float kFarAbove = kFp8 ? 8 : 0;
   static_assert(kStages >= 3 && kSharedBytes <= 115712, "two blocks per multiprocessor");
 
   const Params& p;
@@ -53,7 +42,7 @@ struct Decode {
 
   uint32_t query[kDimTiles][kHeadTiles][2];
   float acc[kDimTiles][kHeadTiles][4];
-  float max[kHeadTiles][2];  // of heads 2 (lane % 4) + {0, 1}, in units of log2
+  float max[kHeadTiles][2];  // the reference of heads 2 (lane % 4) + {0, 1}, in units of log2
   float sum[kHeadTiles][2];  // this lane's share
 
   __device__ Decode(const Params& params, unsigned char* memory)
@@ -95,17 +84,23 @@ struct Decode {
         const int chunk = thread % kChunks;
         const auto* head = static_cast<const unsigned char*>(p.kv) +
                            static_cast<int64_t>(w.head) * kRowBytes + chunk * 16;
-        const int64_t slot_bytes = static_cast<int64_t>(p.n_kv_heads) * kRowBytes;
+        const auto slot_bytes = static_cast<uint32_t>(p.n_kv_heads * kRowBytes);
         const uint32_t to = ring + static_cast<uint32_t>(stage * kSliceBytes);
         const int sub = thread / kChunks;
         const uint32_t base = row_address(to, sub, chunk);
+        const auto copy = [&](auto bytes_of) {
 #pragma unroll
-        for (int i = 0; i < kSlice / kTokens; ++i) {
-          const int t = i * kTokens + sub;
-          const int32_t s = __shfl_sync(~0U, slot, t);
-          cp_async16((base ^ ((i * kTokens % 8) * 16U)) + i * kTokens * kRowBytes,
-                     head + s * slot_bytes, t >= v.low && t < v.high ? 16U : 0U);
-        }
+          for (int i = 0; i < kSlice / kTokens; ++i) {
+            const int t = i * kTokens + sub;
+            const auto s = static_cast<uint32_t>(__shfl_sync(~0U, slot, t));
+            cp_async16((base ^ ((i * kTokens % 8) * 16U)) + i * kTokens * kRowBytes,
+                       head + uint64_t{s} * slot_bytes, bytes_of(t));
+          }
+        };
+        if (v.low == 0 && v.high == kSlice)
+          copy([](int /*t*/) { return 16U; });
+        else
+          copy([&](int t) { return t >= v.low && t < v.high ? 16U : 0U; });
       }
     }
     cp_async_commit();
@@ -118,7 +113,9 @@ struct Decode {
     return slice + static_cast<uint32_t>(t * kRowBytes + ((low ^ (t & 7)) * 16));
   }
 
-  __device__ void begin_segment(const Walk& w) {
+  /// Starts to load the queries of w's segment; begin_segment() makes them ready.
+  __device__ void load_query(const Walk& w) {
+    if (w.done()) return;
     const int thread = opaque(lane);
     const int g = thread / 4;
     const int c = thread % 4;
@@ -133,12 +130,24 @@ struct Decode {
       for (int k = 0; k < kDimTiles; ++k) {
         if constexpr (kFp8) {  // dimensions 4c .. 4c+3, in the order that K's bytes arrive in
           const uint2 x = used ? *reinterpret_cast<const uint2*>(q + k * 16 + c * 4) : uint2{0, 0};
-          query[k][n][0] = bf16_to_f16(x.x);
-          query[k][n][1] = bf16_to_f16(x.y);
+          query[k][n][0] = x.x;
+          query[k][n][1] = x.y;
         } else {
           const auto* x = reinterpret_cast<const uint32_t*>(q + k * 16 + c * 2);
           query[k][n][0] = used ? x[0] : 0;
           query[k][n][1] = used ? x[4] : 0;
+        }
+      }
+    }
+  }
+  __device__ void begin_segment() {
+#pragma unroll
+    for (int n = 0; n < kHeadTiles; ++n) {
+#pragma unroll
+      for (int k = 0; k < kDimTiles; ++k) {
+        if constexpr (kFp8) {
+          query[k][n][0] = bf16_to_f16(query[k][n][0]);
+          query[k][n][1] = bf16_to_f16(query[k][n][1]);
         }
 #pragma unroll
         for (float& a : acc[k][n]) a = 0;
@@ -146,12 +155,6 @@ struct Decode {
       max[n][0] = max[n][1] = -INFINITY;
       sum[n][0] = sum[n][1] = 0;
     }
-  }
-  static __device__ uint32_t bf16_to_f16(uint32_t x) {
-    const auto clamp = [](uint32_t bits) {
-      return fminf(fmaxf(__uint_as_float(bits), -65504.0F), 65504.0F);
-    };
-    return pack2(clamp(x << 16U), clamp(x & 0xffff0000U), __half());
   }
 
   /// Tokens 16 t .. 16 t + 15 of K as the left operand, dimension tiles k and k + 1 when fp8.
@@ -168,8 +171,9 @@ struct Decode {
           ldmatrix_x4(r, base ^ (k * 16U));
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
-            const uint32_t a[4] = {e4m3_to_f16(r[2 * j]), e4m3_to_f16(r[2 * j + 1]),
-                                   e4m3_to_f16(r[2 * j] >> 16U), e4m3_to_f16(r[2 * j + 1] >> 16U)};
+            uint32_t a[4];
+            e4m3_to_f16(a[0], a[2], r[2 * j]);
+            e4m3_to_f16(a[1], a[3], r[2 * j + 1]);
 #pragma unroll
             for (int n = 0; n < kHeadTiles; ++n)
               mma_16816(s[t][n], a, query[k + j][n][0], query[k + j][n][1], Mma());
@@ -203,10 +207,9 @@ struct Decode {
           ldmatrix_x4_trans(r, base ^ (kHalfBytes + d * 16U));
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
-            const uint32_t x = __byte_perm(r[2 * j], 0, 0x3120);
-            const uint32_t y = __byte_perm(r[2 * j + 1], 0, 0x3120);
-            const uint32_t a[4] = {e4m3_to_f16(x), e4m3_to_f16(x >> 16U), e4m3_to_f16(y),
-                                   e4m3_to_f16(y >> 16U)};
+            uint32_t a[4];
+            e4m3_to_f16(a[0], a[1], __byte_perm(r[2 * j], 0, 0x3120));
+            e4m3_to_f16(a[2], a[3], __byte_perm(r[2 * j + 1], 0, 0x3120));
 #pragma unroll
             for (int n = 0; n < kHeadTiles; ++n)
               mma_16816(acc[d + j][n], a, weights[t][n][0], weights[t][n][1], Mma());
@@ -226,6 +229,25 @@ struct Decode {
     }
   }
 
+  /// Makes the largest score so far, `most` among them, the reference of head tile n.
+  __device__ void raise(int n, const float (&most)[2]) {
+    float keep[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      float next = fmaxf(max[n][j], most[j]);
+#pragma unroll
+      for (int o = 4; o < 32; o *= 2) next = fmaxf(next, __shfl_xor_sync(~0U, next, o));
+      keep[j] = fast_exp2(max[n][j] - next);  // at least one token is visible: not -inf
+      max[n][j] = next;
+      sum[n][j] *= keep[j];
+    }
+#pragma unroll
+    for (int d = 0; d < kDimTiles; ++d) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) acc[d][n][i] *= keep[i & 1];
+    }
+  }
+
   __device__ void compute(const Walk& w, int stage) {
     const Visible v = visible(w);
     if (v.low >= v.high) return;
@@ -236,40 +258,36 @@ struct Decode {
     uint32_t weights[kTokenTiles][kHeadTiles][2];
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
-      float next[2] = {max[n][0], max[n][1]};
+      if (!all) {
 #pragma unroll
-      for (int t = 0; t < kTokenTiles; ++t) {
+        for (int t = 0; t < kTokenTiles; ++t) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int token = t * 16 + lane / 4 + (i / 2) * 8;
-          float& x = s[t][n][i];
-          x = all || (token >= v.low && token < v.high) ? x * p.score_scale : -INFINITY;
-          next[i & 1] = fmaxf(next[i & 1], x);
+          for (int i = 0; i < 4; ++i) {
+            const int token = t * 16 + lane / 4 + (i / 2) * 8;
+            if (token < v.low || token >= v.high) s[t][n][i] = -INFINITY;
+          }
         }
       }
-      float keep[2];
+      // Only when a score is far above the reference are all sums rescaled (FlashAttention-4).
+      float most[2] = {-INFINITY, -INFINITY};
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
+      for (int t = 0; t < kTokenTiles; ++t) {
 #pragma unroll
-        for (int o = 4; o < 32; o *= 2) next[j] = fmaxf(next[j], __shfl_xor_sync(~0U, next[j], o));
-        keep[j] = fast_exp2(max[n][j] - next[j]);  // at least one token is visible: not -inf
-        max[n][j] = next[j];
-        sum[n][j] *= keep[j];
+        for (int i = 0; i < 4; ++i) most[i & 1] = fmaxf(most[i & 1], s[t][n][i]);
       }
+      most[0] *= p.score_scale;
+      most[1] *= p.score_scale;
+      const bool far = most[0] > max[n][0] + kFarAbove || most[1] > max[n][1] + kFarAbove;
+      if (__any_sync(~0U, far)) raise(n, most);
 #pragma unroll
       for (int t = 0; t < kTokenTiles; ++t) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          s[t][n][i] = fast_exp2(s[t][n][i] - next[i & 1]);
+          s[t][n][i] = fast_exp2(fmaf(s[t][n][i], p.score_scale, -max[n][i & 1]));
           sum[n][i & 1] += s[t][n][i];
         }
         weights[t][n][0] = movmatrix_trans(pack2(s[t][n][0], s[t][n][1], Mma()));
         weights[t][n][1] = movmatrix_trans(pack2(s[t][n][2], s[t][n][3], Mma()));
-      }
-#pragma unroll
-      for (int d = 0; d < kDimTiles; ++d) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) acc[d][n][i] *= keep[i & 1];
       }
     }
     accumulate(weights, slice);
@@ -338,8 +356,9 @@ struct Decode {
     }
   }
 
-  __device__ void end_segment(const Walk& w, int32_t units_per_block) {
-    const Split part(w, units_per_block);
+  __device__ void end_segment(const Segment& w, int32_t units_per_block) {
+    Split part;
+    if (w.units < w.n_units) part = Split(w, units_per_block, p.batch_invariant);
     const int64_t out_head = static_cast<int64_t>(w.row) * p.n_heads + w.head * p.group;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
@@ -397,7 +416,7 @@ struct Decode {
   }
 
   /// True in the block that completes the (row, KV head), whose partials are then all visible.
-  __device__ bool arrive_last(const Walk& w, int32_t count) const {
+  __device__ bool arrive_last(const Segment& w, int32_t count) const {
     auto* flag = reinterpret_cast<uint32_t*>(shared + kSharedBytes - 16);
     __threadfence();
     __syncthreads();
@@ -438,7 +457,8 @@ struct Decode {
     }
     grid_dependency_wait();
     if (here.done()) return;
-    begin_segment(here);
+    load_query(here);
+    begin_segment();
     int stage = 0;
     while (!here.done()) {
       cp_async_wait<kStages - 2>();
@@ -446,10 +466,15 @@ struct Decode {
       start_next(stage == 0 ? kStages - 1 : stage - 1);
       compute(here, stage);
       stage = stage + 1 == kStages ? 0 : stage + 1;
-      const bool last = here.last_tile();
-      if (last) end_segment(here, block.units_per_block);
-      here.next_tile();
-      if (last && !here.done()) begin_segment(here);
+      if (here.last_tile()) {
+        const Segment ended(here);
+        here.next_tile();
+        load_query(here);  // under way meanwhile
+        end_segment(ended, block.units_per_block);
+        begin_segment();
+      } else {
+        here.next_tile();
+      }
     }
   }
 };

@@ -7,6 +7,20 @@
 /// together.
 namespace troupe::cuda::decode {
 
+/// What a format of K and V is multiplied as.
+template <class Kv>
+struct KvTraits;
+template <>
+struct KvTraits<__nv_bfloat16> {
+  static constexpr KvFormat kFormat = KvFormat::kBf16;
+  using Mma = __nv_bfloat16;
+};
+template <>
+struct KvTraits<__nv_fp8_e4m3> {  // e4m3 is exact in f16, and f16 has the fast conversion
+  static constexpr KvFormat kFormat = KvFormat::kFp8;
+  using Mma = __half;
+};
+
 /// A position in the block's sequence of segments.
 struct Walk {
   const Params& p;
@@ -52,30 +66,48 @@ struct Walk {
   }
 };
 
+/// What is left of a segment when its sums are complete.
+struct Segment {
+  int32_t row;
+  int32_t head;
+  int32_t begin;  // first unit of the (row, KV head), in the line of all
+  int32_t n_units;
+  int32_t unit;
+  int32_t units;
+
+  __device__ explicit Segment(const Walk& w)
+      : row(w.row),
+        head(w.head),
+        begin(w.plan.unit_base + w.head * w.plan.n_units),
+        n_units(w.plan.n_units),
+        unit(w.unit),
+        units(w.units) {}
+};
+
 /// Which partials make up a (row, KV head), and which one a segment is.
 struct Split {
-  int32_t count;
-  int32_t own;  // index of the segment's partial
-  int32_t first_block;
-  int32_t first;
-  bool batch_invariant;
+  int32_t count = 1;
+  int32_t own = 0;  // index of the segment's partial
+  int32_t first_block = 0;
+  int32_t first = 0;
+  bool batch_invariant = false;
 
+  Split() = default;
   /// A block leaves at most two segments unfinished, its first and its last: partials 2 b, 2 b + 1.
-  __device__ Split(const Walk& w, int32_t per_block) : batch_invariant(w.p.batch_invariant) {
-    const int32_t begin = w.plan.unit_base + w.head * w.plan.n_units;
-    const int32_t here = begin + w.unit;
+  __device__ Split(const Segment& s, int32_t per_block, bool invariant)
+      : batch_invariant(invariant) {
+    const int32_t here = s.begin + s.unit;
     if (batch_invariant) {
-      count = w.plan.n_units;
+      count = s.n_units;
       own = here;
-      first_block = 0;
-      first = begin;
+      first = s.begin;
       return;
     }
     const auto block = static_cast<int32_t>(blockIdx.x);
-    first_block = begin / per_block;
-    count = (begin + w.plan.n_units - 1) / per_block - first_block + 1;
+    first_block = s.begin / per_block;
+    count = (s.begin + s.n_units - 1) / per_block - first_block + 1;
     own = 2 * block + (here == block * per_block ? 0 : 1);
-    first = 2 * first_block + (begin == first_block * per_block ? 0 : 1);
+    first = 2 * first_block + (s.begin == first_block * per_block ? 0 : 1);
   }
   [[nodiscard]] __device__ int32_t partial(int32_t i) const {
     return batch_invariant || i == 0 ? first + i : 2 * (first_block + i);

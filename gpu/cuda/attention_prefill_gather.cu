@@ -21,8 +21,10 @@ __device__ __forceinline__ uint32_t f16_to_bf16(uint32_t x) {  // exact for e4m3
 }
 __device__ __forceinline__ uint4 load_chunk(const __nv_fp8_e4m3* row, int chunk) {
   const uint2 x = __ldg(reinterpret_cast<const uint2*>(row) + chunk);
-  return {f16_to_bf16(e4m3_to_f16(x.x)), f16_to_bf16(e4m3_to_f16(x.x >> 16U)),
-          f16_to_bf16(e4m3_to_f16(x.y)), f16_to_bf16(e4m3_to_f16(x.y >> 16U))};
+  uint4 y;
+  e4m3_to_f16(y.x, y.y, x.x);
+  e4m3_to_f16(y.z, y.w, x.y);
+  return {f16_to_bf16(y.x), f16_to_bf16(y.y), f16_to_bf16(y.z), f16_to_bf16(y.w)};
 }
 
 /// Block = (quarter of a tile, KV head). Positions past the context become zeros: 0 * NaN would

@@ -87,11 +87,32 @@ __device__ __forceinline__ uint32_t pack2(float low, float high, __half /*type*/
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
   return y;
 }
-/// The e4m3 codes in the low two bytes as f16; exact.
-__device__ __forceinline__ uint32_t e4m3_to_f16(uint32_t codes) {
-  const __half2_raw h =
-      __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(codes & 0xffffU), __NV_E4M3);
-  return static_cast<uint32_t>(h.x) | (static_cast<uint32_t>(h.y) << 16U);
+/// Two bf16 as f16, saturating.
+__device__ __forceinline__ uint32_t bf16_to_f16(uint32_t x) {
+  const auto clamp = [](uint32_t bits) {
+    return fminf(fmaxf(__uint_as_float(bits), -65504.0F), 65504.0F);
+  };
+  return pack2(clamp(x << 16U), clamp(x & 0xffff0000U), __half());
+}
+/// Four e4m3 codes as f16, exact: the two of the low bytes and the two of the high bytes.
+__device__ __forceinline__ void e4m3_to_f16(uint32_t& low, uint32_t& high, uint32_t codes) {
+#if __CUDA_ARCH__ >= 890
+  // Written out, as the compiler shifts the high half down first.
+  asm("{\n.reg .b16 l, h;\n"
+      "mov.b32 {l, h}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, l;\n"
+      "cvt.rn.f16x2.e4m3x2 %1, h;\n}\n"
+      : "=r"(low), "=r"(high)
+      : "r"(codes));
+#else
+  const auto convert = [](uint32_t two) {
+    const __half2_raw x =
+        __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(two), __NV_E4M3);
+    return static_cast<uint32_t>(x.x) | (static_cast<uint32_t>(x.y) << 16U);
+  };
+  low = convert(codes & 0xffffU);
+  high = convert(codes >> 16U);
+#endif
 }
 
 /// Programmatic dependent launch: wait() returns when the kernels before this one are done and
