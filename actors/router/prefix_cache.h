@@ -18,8 +18,8 @@ namespace troupe {
 /// Who shares cached prefixes: only requests for which both are equal. Kept as they are, not mixed
 /// into one number: a client that chose its salt could otherwise aim at another tenant's.
 struct CacheSalt {
-  uint64_t value = 0;   // the client's
-  uint64_t tenant = 0;  // 0 where tenants share
+  uint64_t value = 0;                                  // the client's
+  uint64_t tenant = 0;                                 // 0 where tenants share
   auto operator<=>(const CacheSalt&) const = default;  // NOLINT(modernize-use-nullptr)
 };
 
