@@ -22,10 +22,8 @@ constexpr int32_t kLtCandidates = 8;
 constexpr int32_t kReplays = 5;
 // Steps of more tokens than this have any size; those of decode alone were tuned as they are.
 constexpr int32_t kMostDecodeTokens = 256;
-// From here on multiplies hold the card at its power limit, where the kernel that needs the least
-// energy is the fastest: not the one that wins a short race on a cool card.
-constexpr int32_t kPowerBound = 1024;
-// The best of a short race go into a long one where candidates are many and close.
+// From here on the best of a short race go into a long one: multiplies of many tokens hold the card
+// at its power limit, where the kernel that needs the least energy is the fastest.
 constexpr int32_t kFewestInFinal = 65;
 constexpr size_t kFinalists = 3;
 constexpr double kFinalUs = 10000.0;  // of a launch's time, times the launches of a replay: long
