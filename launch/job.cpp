@@ -227,8 +227,9 @@ std::string Job::reap() {
   while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
   }
   // Ranks that mpirun left unreaped are children of this process where it is a subreaper.
+  // One whose first thread has ended cannot be reaped before its others have: they are about to.
   for (const auto& process : processes_of_session(std::exchange(pid_, -1))) {
-    waitpid(process.pid, nullptr, WNOHANG);
+    waitpid(process.pid, nullptr, process.ended ? 0 : WNOHANG);
   }
   if (WIFSIGNALED(status)) return "mpirun was ended by signal " + std::to_string(WTERMSIG(status));
   return "mpirun ended with exit code " + std::to_string(WEXITSTATUS(status));
