@@ -9,9 +9,9 @@
 namespace troupe::cuda {
 namespace {
 
-constexpr int32_t kPair = 2;
-constexpr int32_t kTileTokens = 128;
-constexpr int64_t kBoxBytes = 128;
+using wide::kBoxBytes;
+using wide::kPair;
+using wide::kTileTokens;
 
 int32_t ceil_div(int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); }
 

@@ -9,12 +9,9 @@
 /// Inside of the wide multiply: the kernel; each source file compiles some variants of it.
 namespace troupe::cuda::wide {
 
-constexpr int kTileTokens = 128;  // of a block
-constexpr int kGroups = 2;        // warp groups that multiply
+constexpr int kGroups = 2;  // warp groups that multiply
 constexpr int kMultiplying = 128 * kGroups;
 static_assert(kWideThreads == kMultiplying + 128);
-constexpr int kPair = 2;
-constexpr int kBoxBytes = 128;  // of the input dimension, a stage
 constexpr int kTokenBytes = kTileTokens * kBoxBytes;
 constexpr int kAlignment = 1024;
 constexpr int kMostShared = (227 << 10) - 256;  // less the barriers
@@ -400,6 +397,12 @@ __global__ void __launch_bounds__(kWideThreads, 1)
 #else
   __trap();
 #endif
+}
+
+template <WeightFormat F, int kN, bool kGated>
+WideKernel entry() {
+  return {kN, F, reinterpret_cast<const void*>(&multiply<F, kN, kGated>),
+          Layout<kN, kGated>::kSharedBytes};
 }
 
 }  // namespace troupe::cuda::wide

@@ -25,6 +25,12 @@
 /// for its tokens.
 namespace troupe::cuda {
 
+namespace wide {
+constexpr int kPair = 2;          // blocks
+constexpr int kTileTokens = 128;  // of a block
+constexpr int kBoxBytes = 128;    // of the input dimension, a stage
+}  // namespace wide
+
 /// A way to cut a multiply.
 struct WideVariant {
   int32_t width = 0;           // weight rows of a block, or of a pair that shares them

@@ -1,21 +1,12 @@
 #include "gpu/cuda/linear_wide.cuh"
 
 namespace troupe::cuda {
-namespace {
-
-template <WeightFormat F, int kN>
-WideKernel entry() {
-  return {kN, F, reinterpret_cast<const void*>(&wide::multiply<F, kN, true>),
-          wide::Layout<kN, true>::kSharedBytes};
-}
-
-}  // namespace
-
 std::span<const WideKernel> wide_kernels_gated() {
+  using wide::entry;
   static const WideKernel kAll[] = {
-      entry<WeightFormat::kBf16, 256>(), entry<WeightFormat::kBf16, 224>(),
-      entry<WeightFormat::kBf16, 192>(), entry<WeightFormat::kFp8, 256>(),
-      entry<WeightFormat::kFp8, 224>(),  entry<WeightFormat::kFp8, 192>(),
+      entry<WeightFormat::kBf16, 256, true>(), entry<WeightFormat::kBf16, 224, true>(),
+      entry<WeightFormat::kBf16, 192, true>(), entry<WeightFormat::kFp8, 256, true>(),
+      entry<WeightFormat::kFp8, 224, true>(),  entry<WeightFormat::kFp8, 192, true>(),
   };
   return kAll;
 }
